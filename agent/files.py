@@ -1,0 +1,127 @@
+"""Every durable file operation: write beside, fsync, rename, fsync the folder.
+
+A reader sees the old content or the new one, never half of either, whatever is killed when.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from agent.errors import StorageError
+
+CHUNK_BYTES = 1 << 20
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file's content."""
+    with path.open("rb") as stream:
+        return (
+            hashlib.file_digest(stream, "sha256").hexdigest() if _HAS_FILE_DIGEST else _slow(stream)
+        )
+
+
+_HAS_FILE_DIGEST = hasattr(hashlib, "file_digest")  # from Python 3.11 on
+
+
+def _slow(stream: object) -> str:
+    digest = hashlib.sha256()
+    while chunk := stream.read(CHUNK_BYTES):  # type: ignore[attr-defined]
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`, durably.
+
+    Raises:
+        StorageError: the disk is full, or the folder cannot be written.
+    """
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise
+        sync_folder(path.parent)
+
+
+def move_folder(source: Path, destination: Path) -> None:
+    """Rename a finished folder into place, durably; one that is already there is kept.
+
+    Content under one name is always the same (names carry a digest), so the first one wins.
+    """
+    with storage_errors(destination):
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        for path in source.rglob("*"):
+            if path.is_file():
+                with path.open("rb") as stream:
+                    os.fsync(stream.fileno())
+        try:
+            os.rename(source, destination)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            shutil.rmtree(source)
+        sync_folder(destination.parent)
+
+
+def point_link(link: Path, target: str) -> None:
+    """Make `link` a symbolic link to `target` (relative to the link), replacing it atomically."""
+    with storage_errors(link):
+        beside = link.with_name(f".{link.name}.{os.getpid()}")
+        with contextlib.suppress(FileNotFoundError):
+            beside.unlink()
+        beside.symlink_to(target)
+        os.replace(beside, link)
+        sync_folder(link.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the folder's entries durable; file systems that cannot do it are let be."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError inside into a StorageError that says what to do about `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, path) from error
+
+
+def storage_error(error: OSError, path: Path) -> StorageError:
+    """The StorageError for one OSError."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageError(
+            f"No space left while writing {path}.",
+            cause="The disk or the quota is full.",
+            remedy="Free some space and run the same command again: it resumes.",
+        )
+    return StorageError(
+        f"Cannot write {path}: {error.strerror or error}.",
+        cause="The folder is read-only, belongs to somebody else, or is not a folder.",
+        remedy="Choose a folder that you can write, or mend its permissions.",
+    )

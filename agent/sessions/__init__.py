@@ -1,0 +1,215 @@
+"""Load a variant and run it: `load(path).run({"name": array})`.
+
+One module per runtime format, found by its file name; the runtime is imported inside `load`, so a
+missing one breaks nothing else. `load` wraps every session in the same checks of names, dtypes and
+shapes, so a runtime module only translates.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+
+from agent.errors import ToolchainError, UsageError
+from agent.manifest import Signature, TensorSpec
+from agent.tensors import Array
+from agent.variant import RECORD_NAME, VariantRecord, read_record
+
+
+class Session(Protocol):
+    """A loaded variant: what a runtime module's `load` returns.
+
+    `run` takes one array per input and returns one per output, by name; arrays may be views that
+    the next `run` overwrites, so `load` copies them out.
+    """
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]: ...
+    def reset(self) -> None: ...
+    def close(self) -> None: ...
+    def placement(self) -> dict[str, float]: ...
+
+
+class SessionModule(Protocol):
+    """A module in this folder: `PACKAGE` is the distribution whose version the runtime has."""
+
+    FORMAT: str
+    PACKAGE: str
+
+    def load(self, path: Path, options: Mapping[str, Any], signature: Signature) -> Session: ...
+
+
+def formats() -> tuple[str, ...]:
+    """The formats that have a session here, by file name."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+
+
+def session_module(format: str) -> SessionModule:
+    """The module for one runtime format.
+
+    Raises:
+        UsageError: there is none; the message lists the known ones.
+    """
+    if format not in formats():
+        raise UsageError(
+            f"There is no session for the format {format!r}; known are {', '.join(formats())}.",
+            cause="The variant was made by a newer Slipway, or its record was edited.",
+            remedy="Update Slipway on this machine.",
+        )
+    module: Any = importlib.import_module(f"agent.sessions.{format}")
+    return module  # type: ignore[no-any-return]
+
+
+def load(path: str | Path) -> CheckedSession:
+    """Load the variant in a folder (one that holds a `variant.json`).
+
+    Raises:
+        UsageError: the folder holds no variant, or its format is not known here.
+        ToolchainError: the runtime is missing or refuses the file.
+    """
+    folder = Path(path)
+    record = read_record(folder)
+    module = session_module(record.runtime.format)
+    entry = folder / record.files[0].path
+    try:
+        inner = module.load(entry, record.options, record.signature)
+    except ImportError as error:
+        raise ToolchainError(
+            f"{folder.name} needs the runtime {module.PACKAGE}, which cannot be imported: {error}.",
+            cause="It is not installed in this Python environment.",
+            remedy=f"Install it: pip install {module.PACKAGE}",
+        ) from error
+    return CheckedSession(inner, record)
+
+
+class CheckedSession:
+    """A session whose inputs are checked before the runtime sees them."""
+
+    def __init__(self, inner: Session, record: VariantRecord) -> None:
+        self._inner = inner
+        self.record = record
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Name, dtype and shape of each input."""
+        return self.record.signature.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Name, dtype and shape of each output."""
+        return self.record.signature.outputs
+
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
+        """Run once.
+
+        Args:
+            inputs: one array per input, of the declared dtype and shape; a dim's name stands for
+                any size within its bounds, the same for all inputs.
+
+        Raises:
+            UsageError: a name, dtype or shape does not fit the signature.
+        """
+        arrays = check_inputs(self.record.signature, inputs)
+        return {name: np.array(array) for name, array in self._inner.run(arrays).items()}
+
+    def run_unchecked(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The same without checks and copies: for timing the runtime alone."""
+        return self._inner.run(inputs)
+
+    def reset(self) -> None:
+        """Forget the state of a stateful model."""
+        self._inner.reset()
+
+    def close(self) -> None:
+        """Give the runtime's memory back."""
+        self._inner.close()
+
+    def placement(self) -> dict[str, float]:
+        """Which engine runs which share of the graph, 0 to 1: {"xnnpack": 0.97, "portable": 0.03}."""
+        return self._inner.placement()
+
+    def __enter__(self) -> CheckedSession:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def check_inputs(signature: Signature, inputs: Mapping[str, Any]) -> dict[str, Array]:
+    """The inputs as contiguous arrays in the signature's order.
+
+    Raises:
+        UsageError: a name, dtype or shape does not fit, or one dim has two sizes.
+    """
+    names = [spec.name for spec in signature.inputs]
+    if set(inputs) != set(names):
+        raise UsageError(
+            f"The inputs are {sorted(inputs)}, the model takes {sorted(names)}.",
+            cause="A name is missing, misspelt or too many.",
+            remedy="Pass exactly the declared inputs, by name.",
+        )
+    sizes: dict[str, int] = {}
+    arrays: dict[str, Array] = {}
+    for spec in signature.inputs:
+        array = np.ascontiguousarray(inputs[spec.name])
+        if np.ndim(inputs[spec.name]) == 0:
+            array = array.reshape(())  # ascontiguousarray makes a scalar one-dimensional
+        _check_one(spec, array, signature.dims, sizes)
+        arrays[spec.name] = array
+    return arrays
+
+
+def _check_one(
+    spec: TensorSpec,
+    array: Array,
+    dims: Mapping[str, tuple[int, int, int]],
+    sizes: dict[str, int],
+) -> None:
+    if str(array.dtype) != spec.dtype:
+        raise UsageError(
+            f"Input {spec.name} has dtype {array.dtype}, the model takes {spec.dtype}.",
+            cause="numpy makes float64 and int64 unless told otherwise.",
+            remedy=f"Convert it: array.astype({spec.dtype!r})",
+        )
+    shown = f"Input {spec.name} has shape {array.shape}, the model takes {spec.shape}"
+    remedy = "Reshape, crop or pad it."
+    if len(array.shape) != len(spec.shape):
+        raise UsageError(f"{shown}.", cause="The number of axes differs.", remedy=remedy)
+    for axis, (size, expected) in enumerate(zip(array.shape, spec.shape, strict=True)):
+        if isinstance(expected, int):
+            if size != expected:
+                raise UsageError(f"{shown}.", cause=f"Axis {axis} is fixed.", remedy=remedy)
+            continue
+        low, _, high = dims[expected]
+        if not low <= size <= high:
+            raise UsageError(
+                f"{shown}.", cause=f"{expected} goes from {low} to {high}.", remedy=remedy
+            )
+        if sizes.setdefault(expected, size) != size:
+            raise UsageError(
+                f"{shown}.",
+                cause=f"{expected} is {sizes[expected]} in another input.",
+                remedy=remedy,
+            )
+
+
+__all__ = [
+    "RECORD_NAME",
+    "CheckedSession",
+    "Session",
+    "SessionModule",
+    "check_inputs",
+    "formats",
+    "load",
+    "session_module",
+]

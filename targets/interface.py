@@ -1,0 +1,158 @@
+"""The seam between the SDK and the vendors: Program, Recipe, Request, and two protocols.
+
+A target says which recipes are worth trying on a profile. A toolchain says whether it can take a
+program (statically, without a device) and lowers it. Both are modules; the protocols apply to
+modules, where `self` is ignored (PEP 544).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from agent.codec import canonical
+from agent.manifest import Runtime, Signature
+from agent.tensors import Array
+from profiles import Profile
+
+PRECISIONS = ("f32", "f16", "bf16", "int8")
+"""The precisions a recipe may name: that of the bulk of the arithmetic."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OpCost:
+    """One operator of the program at the dims' `opt` values."""
+
+    op: str
+    """The operator's name as the program has it: `aten.linear.default`, `Conv`."""
+    kind: Literal["matmul", "conv", "recurrent", "other"]
+    flops: int
+    """2 x multiply-accumulates for matmul, conv and recurrent; one per output element otherwise."""
+    bytes: int
+    """Inputs, weights and outputs."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Program:
+    """What capture hands over. The files it names live in the capture step's folder."""
+
+    kind: Literal["exported", "onnx"]
+    path: Path
+    """`program.pt2`, or `program.onnx`."""
+    signature: Signature
+    """Inputs and outputs are positional in this order, whatever names the vendor's file gives."""
+    digest: str
+    costs: tuple[OpCost, ...]
+    weight_bytes: int
+    custom_ops: tuple[str, ...] = ()
+    """Operators outside the standard sets, such as `mylib::swish`."""
+    source: str | None = None
+    """The user's Python file, to be imported before a program with custom operators is loaded."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The typed, serialisable and fully resolved choices of one candidate."""
+
+    toolchain: str
+    format: str
+    """The runtime format that this makes; names the session."""
+    precision: str
+    quantisation: Mapping[str, Any] | None = None
+    """{method, preset, samples, …}; null where nothing is quantised. `samples` > 0 needs data."""
+    backend: str | None = None
+    """The toolchain's own word for the engine: `CPU`, `GPU`, `NPU`, `xnnpack`, `vulkan`, `coreml`."""
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What the session passes to the runtime at load."""
+    opset: int | None = None
+    needs_isa: tuple[str, ...] = ()
+    """Features without which the recipe is slow or wrong; the plan refuses it elsewhere."""
+
+    @property
+    def digest(self) -> str:
+        """sha256 over all choices, hex."""
+        return hashlib.sha256(canonical(self)).hexdigest()
+
+    @property
+    def name(self) -> str:
+        """`<toolchain>[-<backend>]-<precision>-<digest>`: the tail of a candidate's identifier."""
+        middle = [] if self.backend in (None, "CPU", "cpu") else [str(self.backend).lower()]
+        return "-".join([self.toolchain, *middle, self.precision, self.digest[:8]])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a target sees when it proposes recipes."""
+
+    profile: Profile
+    program: Program | None
+    """None while nothing has been captured yet (`--dry-run`)."""
+    has_data: bool
+    """Real samples are at hand, so calibration is possible."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Availability:
+    """Can this toolchain run here?"""
+
+    ok: bool
+    versions: dict[str, str]
+    """Distribution -> version, of all that shapes the result."""
+    missing: tuple[str, ...] = ()
+    remedy: str = ""
+    """The command that installs what is missing."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Why a toolchain cannot take a program with a recipe."""
+
+    what: str
+    where: str = ""
+    """The operator, input or option it is about."""
+
+
+class Calibration(Protocol):
+    """Real inputs for quantisation: iterable more than once, each item one array per input."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Mapping[str, Array]]: ...
+
+
+class Target(Protocol):
+    """A module in `targets/`."""
+
+    NAME: str
+    TITLE: str
+    DEFAULT_PROFILE: str
+
+    def recipes(self, request: Request) -> Iterable[Recipe]: ...
+
+
+class Toolchain(Protocol):
+    """A module in `targets/toolchains/`."""
+
+    NAME: str
+    EXTRA: str
+    """The extra of `slipway-sdk` that installs it."""
+
+    def available(self) -> Availability: ...
+    def supports(self, program: Program, recipe: Recipe) -> list[Problem]: ...
+    def lower(
+        self, program: Program, recipe: Recipe, calibration: Calibration | None, out: Path
+    ) -> Lowered: ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lowered:
+    """What `lower` left in its folder."""
+
+    files: tuple[str, ...]
+    """Relative to the folder; the first is the one a session opens."""
+    runtime: Runtime
+    placement: dict[str, float]
+    """Engine -> share of operators, as far as the compiler knows it; empty if it does not."""
+    notes: tuple[str, ...] = ()
