@@ -6,16 +6,19 @@ dataclass has one) or ignored. Booleans are not integers, and floats are never a
 format says integer.
 
 A dataclass is described by its type hints alone: `int`, `float`, `str`, `bool`, `X | None`,
-`tuple[X, ...]`, `dict[str, X]`, `Any`, unions of scalars, and other dataclasses.
+`tuple[X, ...]`, `dict[str, X]`, `Mapping[str, X]`, `Path`, `Literal`, `Any`, unions of scalars, and
+other dataclasses.
 """
 
 from __future__ import annotations
 
+import collections.abc
 import dataclasses
 import functools
 import json
 import types
 import typing
+from pathlib import Path
 from typing import Any, TypeVar
 
 from agent.errors import VerificationError
@@ -41,11 +44,11 @@ def encode(value: Any) -> Any:
             if field.name != "extra"
         }
         return {**record, **encode(getattr(value, "extra", {}))}
-    if isinstance(value, dict):
+    if isinstance(value, collections.abc.Mapping):
         return {str(key): encode(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [encode(item) for item in value]
-    return value
+    return str(value) if isinstance(value, Path) else value
 
 
 def canonical(value: Any) -> bytes:
@@ -80,11 +83,13 @@ def _decode(kind: Any, value: Any, path: str) -> Any:
         return value
     if origin is tuple:
         return _decode_tuple(kind, value, path)
-    if origin is dict:
+    if origin in (dict, collections.abc.Mapping):
         if not isinstance(value, dict):
             raise _mismatch(path, "an object", value)
         item = typing.get_args(kind)[1]
         return {key: _decode(item, entry, f"{path}.{key}") for key, entry in value.items()}
+    if kind is Path and isinstance(value, str):
+        return Path(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not kind:

@@ -51,11 +51,11 @@ def write_atomic(path: Path, content: bytes) -> None:
                 stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
-            os.chmod(name, 0o644)
-            os.replace(name, path)
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
         except BaseException:
             with contextlib.suppress(OSError):
-                os.unlink(name)
+                Path(name).unlink()
             raise
         sync_folder(path.parent)
 
@@ -72,7 +72,7 @@ def move_folder(source: Path, destination: Path) -> None:
                 with path.open("rb") as stream:
                     os.fsync(stream.fileno())
         try:
-            os.rename(source, destination)
+            source.rename(destination)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
@@ -87,7 +87,7 @@ def point_link(link: Path, target: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             beside.unlink()
         beside.symlink_to(target)
-        os.replace(beside, link)
+        beside.replace(link)
         sync_folder(link.parent)
 
 

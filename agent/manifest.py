@@ -70,7 +70,7 @@ class Runtime:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Delta:
-    """A smaller download: applied to the file with `base_sha256`; hash and length are the blob's."""
+    """A smaller download, applied to the file `base_sha256`; hash and length are the blob's."""
 
     base_sha256: str
     sha256: str
@@ -226,7 +226,7 @@ def match(predicate: Mapping[str, Any], fingerprint: Fingerprint) -> bool:
 
     >>> device = Fingerprint(identity={"arch": "aarch64"}, software={"jetpack": "6.2.1"},
     ...                      conditions={})
-    >>> match({"identity.arch": "aarch64", "software.jetpack": {"min": "6.1", "below": "7"}}, device)
+    >>> match({"software.jetpack": {"min": "6.1", "below": "7"}}, device)
     True
     """
     return all(_holds(condition, path, fingerprint) for path, condition in predicate.items())
@@ -234,7 +234,7 @@ def match(predicate: Mapping[str, Any], fingerprint: Fingerprint) -> bool:
 
 def _holds(condition: Any, path: str, fingerprint: Fingerprint) -> bool:
     value: Any = dataclasses.asdict(fingerprint)
-    for part in _path_parts(path, value):
+    for part in _path_parts(path):
         if not isinstance(value, Mapping) or part not in value:
             return False
         value = value[part]
@@ -249,7 +249,7 @@ def _holds(condition: Any, path: str, fingerprint: Fingerprint) -> bool:
     return _equal(condition, value)
 
 
-def _path_parts(path: str, root: Mapping[str, Any]) -> list[str]:
+def _path_parts(path: str) -> list[str]:
     """Split at dots; a runtime's name may hold one, so the tail of `runtimes` stays whole."""
     head, _, tail = path.partition(".runtimes.")
     return [*head.split("."), *(["runtimes", tail] if tail else [])]

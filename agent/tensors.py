@@ -12,8 +12,9 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -45,46 +46,73 @@ DTYPES = tuple(_NAMES)
 MAX_HEADER_BYTES = 100_000_000  # the limit of the format's reference reader
 
 
-def write_tensors(
-    path: Path, tensors: Iterable[tuple[str, Array]], metadata: Mapping[str, str] | None = None
-) -> None:
-    """Write named arrays; takes any iterable, and holds one array in memory at a time.
+class TensorWriter:
+    """Write named arrays one by one, holding none of them in memory.
+
+    A context manager: the file appears, whole, when the block ends without an error.
 
     Raises:
         StorageError: the disk is full, or the folder cannot be written.
         VerificationError: an array has a dtype the format here does not carry.
     """
-    header: dict[str, Any] = {}
-    if metadata:
-        header["__metadata__"] = dict(metadata)
-    with storage_errors(path), tempfile.TemporaryFile(dir=path.parent) as body:
-        offset = 0
-        for name, array in tensors:
-            if str(array.dtype) not in _NAMES:
-                raise VerificationError(
-                    f"Array {name} has dtype {array.dtype}; known are {', '.join(_NAMES)}.",
-                    cause="The model's inputs or outputs have a type that devices do not share.",
-                    remedy="Cast it inside the model, for example to float32.",
-                )
-            content = np.ascontiguousarray(array).tobytes()
-            header[name] = {
-                "dtype": _NAMES[str(array.dtype)],
-                "shape": list(array.shape),
-                "data_offsets": [offset, offset + len(content)],
-            }
-            body.write(content)
-            offset += len(content)
-        body.seek(0)
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
-        encoded = json.dumps(header, separators=(",", ":")).encode()
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._header: dict[str, Any] = {}
+        self._offset = 0
+
+    def __enter__(self) -> TensorWriter:
+        with storage_errors(self._path):
+            self._body = tempfile.TemporaryFile(dir=self._path.parent)
+        return self
+
+    def add(self, name: str, array: Array) -> None:
+        """Append one array."""
+        if str(array.dtype) not in _NAMES:
+            raise VerificationError(
+                f"Array {name} has dtype {array.dtype}; known are {', '.join(_NAMES)}.",
+                cause="The model's inputs or outputs have a type that devices do not share.",
+                remedy="Cast it inside the model, for example to float32.",
+            )
+        content = np.ascontiguousarray(array).tobytes()
+        self._header[name] = {
+            "dtype": _NAMES[str(array.dtype)],
+            "shape": list(array.shape),
+            "data_offsets": [self._offset, self._offset + len(content)],
+        }
+        with storage_errors(self._path):
+            self._body.write(content)
+        self._offset += len(content)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._body, storage_errors(self._path):
+            if kind is None:
+                self._finish()
+
+    def _finish(self) -> None:
+        self._body.seek(0)
+        encoded = json.dumps(self._header, separators=(",", ":")).encode()
         encoded += b" " * (-len(encoded) % 8)
+        beside = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         with beside.open("wb") as stream:
             stream.write(len(encoded).to_bytes(8, "little") + encoded)
-            shutil.copyfileobj(body, stream)
+            shutil.copyfileobj(self._body, stream)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(beside, path)
-        sync_folder(path.parent)
+        beside.replace(self._path)
+        sync_folder(self._path.parent)
+
+
+def write_tensors(path: Path, tensors: Iterable[tuple[str, Array]]) -> None:
+    """Write named arrays, as `TensorWriter` does, from any iterable."""
+    with TensorWriter(path) as writer:
+        for name, array in tensors:
+            writer.add(name, array)
 
 
 def read_tensors(path: Path) -> dict[str, Array]:

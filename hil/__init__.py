@@ -1,1 +1,1 @@
-"""Hardware in the loop: bench devices reached over SSH. Nothing is here yet; see docs/unmeasured.md."""
+"""Hardware in the loop: bench devices reached over SSH. Not built yet (docs/unmeasured.md)."""

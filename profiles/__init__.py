@@ -8,8 +8,15 @@ docs/reference/profiles.md describes the format.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from agent.errors import UsageError
+from agent.identity import ISA_WORDS, IsaClass, isa_class
+
+PACKAGE_FOLDER = Path(__file__).parent
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,16 +48,118 @@ class Profile:
     match: Mapping[str, Any]
     """The predicate (agent.manifest.match) that says whether a device is of this type."""
     arch: str
-    """As `uname -m` prints it: x86_64, aarch64."""
+    """x86_64 or aarch64, on every system."""
     isa: tuple[str, ...]
     """Flags in our own lower-case words: avx2, avx512_vnni, amx_int8, dotprod, i8mm, ..."""
     cores: int
-    memory_bytes: int
+    memory_bytes: int | None
+    """None where the type is sold with different amounts, or no source tells."""
     bandwidth_gb_s: Figure | None
     engines: Mapping[str, Engine]
     runtimes: Mapping[str, str]
     """Runtime distribution -> version on the device; absent where it is not known."""
     status: Mapping[str, str]
-    """What was ever done on it: compiled, emulated, measured -> when and by whom, or `not tried`."""
+    """What was ever done: compiled, emulated, measured -> when and by whom, or `not tried`."""
+    platform: str = "linux"
+    """linux, android, ios, windows or macos: decides which backends can be there."""
+    isa_complete: bool = False
+    """False: the device may have flags beside those in `isa`, which no source told."""
+    sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Where `isa`, `cores` and `memory_bytes` come from."""
     origin: str = "package"
     """Which file it was read from: `package`, or a path."""
+
+    @property
+    def isa_class(self) -> IsaClass | None:
+        """The class that decides int8 answers; None where `isa` leaves it open.
+
+        What an incomplete list holds is certain, what it lacks is not: the class is known only if
+        no further flag could change it.
+        """
+        least = isa_class(self.arch, self.isa)
+        most = isa_class(self.arch, ISA_WORDS[self.arch])
+        return least if self.isa_complete or least == most else None
+
+
+def parse(text: str, origin: str) -> Profile:
+    """Read a profile's text.
+
+    Args:
+        text: TOML.
+        origin: what messages call the file; kept in the profile.
+
+    Raises:
+        UsageError: not of the form, or it contradicts itself; the message names file and key.
+    """
+    from profiles.reader import read  # it needs this module's classes
+
+    return read(text, origin)
+
+
+def find(name: str, search: Sequence[Path]) -> Profile:
+    """The profile of this name, from the first folder that has it.
+
+    Args:
+        name: as `sdk profiles list` shows it.
+        search: folders that come before the package's own: the project's, then the user's.
+
+    Raises:
+        UsageError: there is none, it is malformed, or one folder has two files of the name.
+    """
+    for folder in (*search, PACKAGE_FOLDER):
+        files = [file for file in _files(folder) if file.stem == name]
+        if len(files) > 1:
+            raise UsageError(
+                f"The profile {name!r} is there twice: {files[0]} and {files[1]}.",
+                cause="Profile names are unique across targets.",
+                remedy="Rename or remove one.",
+            )
+        if files:
+            return _load(files[0])
+    known = sorted(names(search))
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    raise UsageError(
+        f"There is no profile {name!r}; known are {', '.join(known)}.",
+        cause=f"Did you mean {close[0]!r}?" if close else "The name is misspelt.",
+        remedy="Use one of these, or this machine with: --profile host",
+    )
+
+
+def names(search: Sequence[Path]) -> set[str]:
+    """The names of all profiles, without reading them."""
+    return {file.stem for folder in (*search, PACKAGE_FOLDER) for file in _files(folder)}
+
+
+def all_profiles(search: Sequence[Path]) -> dict[str, Profile]:
+    """Every profile by name, sorted; where two folders have one name, the earlier folder wins.
+
+    Raises:
+        UsageError: one is malformed.
+    """
+    return {name: find(name, search) for name in sorted(names(search))}
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """`<folder>/NAME.toml` and `<folder>/TARGET/NAME.toml`."""
+    yield from sorted(folder.glob("*.toml"))
+    yield from sorted(folder.glob("*/*.toml"))
+
+
+def _load(file: Path) -> Profile:
+    origin = "package" if file.is_relative_to(PACKAGE_FOLDER) else str(file)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"The profile {file} cannot be read: {error}.",
+            cause="It is not a text file in UTF-8, or belongs to somebody else.",
+            remedy="Check the file.",
+        ) from error
+    profile = parse(text, str(file))
+    if profile.name != file.stem:
+        raise UsageError(
+            f"{file}: name is {profile.name!r}, but the file is called {file.name!r}.",
+            cause="A profile is found by its file's name.",
+            remedy=f"Rename the file to {profile.name}.toml, or correct the name.",
+        )
+    return dataclasses.replace(profile, origin=origin)

@@ -64,12 +64,12 @@ class Recipe:
     quantisation: Mapping[str, Any] | None = None
     """{method, preset, samples, …}; null where nothing is quantised. `samples` > 0 needs data."""
     backend: str | None = None
-    """The toolchain's own word for the engine: `CPU`, `GPU`, `NPU`, `xnnpack`, `vulkan`, `coreml`."""
+    """The toolchain's word for the engine: `CPU`, `GPU`, `NPU`, `xnnpack`, `vulkan`, `coreml`."""
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """What the session passes to the runtime at load."""
     opset: int | None = None
     needs_isa: tuple[str, ...] = ()
-    """Features without which the recipe is slow or wrong; the plan refuses it elsewhere."""
+    """Any one of these flags suffices; with none the recipe is slow or wrong, so it is refused."""
 
     @property
     def digest(self) -> str:

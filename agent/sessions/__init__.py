@@ -130,7 +130,7 @@ class CheckedSession:
         self._inner.close()
 
     def placement(self) -> dict[str, float]:
-        """Which engine runs which share of the graph, 0 to 1: {"xnnpack": 0.97, "portable": 0.03}."""
+        """Which engine runs which share of the graph: {"xnnpack": 0.97, "portable": 0.03}."""
         return self._inner.placement()
 
     def __enter__(self) -> CheckedSession:

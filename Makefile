@@ -1,0 +1,50 @@
+# make demo: the main job on a fresh machine. make test: everything that proves it still works.
+# Python 3.11 or newer; nothing but the package index is needed.
+
+PYTHON ?= python3
+VENV ?= .venv
+# The public index's Linux wheel of torch is the CUDA build, with gigabytes of packages. Name
+# PyTorch's CPU wheels to avoid it: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test test-long check bench docs clean
+
+demo: $(STAMP)
+	$(BIN)/python docs/examples/digits/train.py
+	$(BIN)/sdk build docs/examples/digits --target intel --target mobile --profile intel=host --out build
+	@echo
+	@echo "report: build/digits/report.html"
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "make: Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install -q $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt -e '.[all]' --group dev
+	touch $@
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python docs/generate.py --check
+	$(BIN)/pytest -m 'not toolchain and not long'
+
+test: $(STAMP)
+	$(BIN)/pytest -m 'not long'
+
+test-long: $(STAMP)
+	$(BIN)/pytest -m long
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.run
+
+docs: $(STAMP)
+	$(BIN)/python docs/generate.py
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,260 @@
+"""A contest under way: contestants loaded one by one, then a window each in turn.
+
+While one measures, all others are paused. `agent.bench` is the way in; here is how it is done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agent.contestant import BOOTSTRAP
+from agent.identity import Conditions, conditions_now
+from agent.measurement import Failure, Measurement, latency
+from agent.processes import Child, ChildError
+from agent.quantiles import is_stable
+
+OnEvent = Callable[[Mapping[str, Any]], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Contestant:
+    """A variant to measure, and the Python that has its runtime."""
+
+    name: str
+    folder: Path
+    python: str = sys.executable
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How long to measure."""
+
+    seconds_per_contestant: float = 3.0
+    window_s: float = 0.15
+    """One turn: long against a scheduler's time slice, short against what heats or slows."""
+    settle_s: float = 0.02
+    """The start of each turn that does not count."""
+    warmup_s: float = 0.3
+    min_runs: int = 100
+    """A stable median ends the contest only when each contestant ran so often (p99 takes 459)."""
+    max_runs: int = 100_000
+    min_rounds: int = 6
+    """The fewest turns whose medians have a 95 % interval."""
+    tolerance: float = 0.05
+    """How far the latest windows, or the two halves of all, may differ and be stable."""
+    stable_rounds: int = 5
+    busy_tolerance: float = 0.2
+    """How far a fixed piece of work may vary in speed before the machine counts as busy."""
+
+
+@dataclasses.dataclass
+class _Entrant:
+    """One contestant while it is in the race."""
+
+    child: Child
+    loaded: dict[str, Any]
+    conditions: Conditions
+    run_ms: float
+    windows: list[list[int]] = dataclasses.field(default_factory=list)
+
+    @property
+    def medians(self) -> list[float]:
+        return [float(np.median(window)) for window in self.windows]
+
+    @property
+    def runs(self) -> int:
+        return sum(len(window) for window in self.windows)
+
+    @property
+    def seconds(self) -> float:
+        return sum(map(sum, self.windows)) / 1e9
+
+
+class Arena:
+    """The contest under way. Whatever ends it, its children end with it."""
+
+    def __init__(
+        self,
+        *,
+        inputs: Path,
+        log_folder: Path,
+        budget: Budget,
+        time_limit_s: float,
+        memory_limit_bytes: int | None,
+        on_event: OnEvent | None,
+    ) -> None:
+        self._inputs = inputs
+        self._log_folder = log_folder
+        self._budget = budget
+        self._time_limit_s = time_limit_s
+        self._memory_limit_bytes = memory_limit_bytes
+        self._tell = on_event or (lambda _: None)
+        self._children = contextlib.ExitStack()
+        self._running: dict[str, _Entrant] = {}
+        self._failures: dict[str, Failure] = {}
+        self._spins: list[float] = []
+
+    def __enter__(self) -> Arena:  # noqa: PYI034  typing.Self needs Python 3.11
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._children.close()
+
+    def load(self, contestant: Contestant) -> None:
+        """Start, load and warm one contestant, and pause it."""
+        name = contestant.name
+        before = conditions_now()
+        try:
+            child = Child(
+                [contestant.python, "-c", BOOTSTRAP, str(Path(__file__).parent), str(os.getpid())],
+                log=self._log_folder / (re.sub(r"[^\w.+-]", "_", name) + ".log"),
+                folder=self._log_folder,
+            )
+            self._children.callback(child.end)
+            self._tell({"event": "started", "name": name, "pid": child.pid})
+            folder, inputs = str(contestant.folder.resolve()), str(self._inputs)
+            loaded = self._ask(child, "load", folder=folder, inputs=inputs)
+            warm = self._ask(child, "warm", seconds=self._budget.warmup_s)
+        except ChildError as error:
+            self._fail(name, error.kind, str(error))
+            return
+        if warm["nan"]:
+            child.end()
+            self._fail(name, "wrong_answer", f"NaN in its output {', '.join(warm['nan'])}.")
+            return
+        child.pause()
+        self._running[name] = _Entrant(child, loaded, before, warm["run_ms"])
+        self._tell({"event": "loaded", "name": name, "load_ms": loaded["load_ms"]})
+
+    def goes_on(self) -> bool:
+        """Is another round wanted?"""
+        entrants = list(self._running.values())
+        if not entrants:
+            return False
+        budget = self._budget
+        rounds = len(entrants[0].windows)
+        spent = max(entrant.seconds for entrant in entrants)
+        if rounds < budget.min_rounds:
+            # A model of many seconds a run still gets three turns, not an endless six.
+            return rounds < 3 or spent < 4 * budget.seconds_per_contestant
+        return not all(
+            entrant.seconds >= budget.seconds_per_contestant
+            or entrant.runs >= budget.max_runs
+            or (entrant.runs >= budget.min_runs and self._stable(entrant))
+            for entrant in entrants
+        )
+
+    def round(self) -> None:
+        """One window of each, all others paused."""
+        self._spins.append(spin_ms())
+        for name, entrant in list(self._running.items()):
+            # A single run longer than a window settles nothing: it would only double the time.
+            settle_s = self._budget.settle_s if entrant.run_ms < self._budget.window_s * 1e3 else 0
+            entrant.child.resume()
+            try:
+                answer = self._ask(
+                    entrant.child,
+                    "window",
+                    seconds=self._budget.window_s,
+                    settle_s=settle_s,
+                    max_runs=self._budget.max_runs,
+                )
+            except ChildError as error:
+                self._fail(name, error.kind, str(error))
+                continue
+            entrant.child.pause()
+            entrant.windows.append(answer["latencies_ns"])
+            self._tell(
+                {
+                    "event": "window",
+                    "name": name,
+                    "round": len(entrant.windows),
+                    "median_ms": entrant.medians[-1] / 1e6,
+                }
+            )
+
+    def results(self, names: Sequence[str]) -> dict[str, Measurement | Failure]:
+        """Everyone's result, in the order of the names."""
+        measured: dict[str, Measurement] = {}
+        for name, entrant in list(self._running.items()):
+            entrant.child.resume()
+            try:
+                measured[name] = self._measurement(name, entrant)
+            except ChildError as error:
+                self._fail(name, error.kind, str(error))
+            entrant.child.end()
+        return {name: measured.get(name) or self._failures[name] for name in names}
+
+    def _measurement(self, name: str, entrant: _Entrant) -> Measurement:
+        memory = self._ask(entrant.child, "memory")
+        placed = self._ask(entrant.child, "placement")
+        self._ask(entrant.child, "close")
+        stable, notes = self._stable(entrant), []
+        if not stable:
+            notes.append("the windows' medians had not settled when the budget ended")
+        if is_busy(self._spins, tolerance=self._budget.busy_tolerance):
+            stable = False
+            notes.append("the machine was busy or throttled: fixed work varied in speed")
+        return Measurement(
+            name=name,
+            latency_ms=latency(entrant.windows, stable=stable),
+            import_ms=entrant.loaded["import_ms"],
+            load_ms=entrant.loaded["load_ms"],
+            first_run_ms=entrant.loaded["first_run_ms"],
+            throughput_per_s=entrant.runs / entrant.seconds,
+            callers=1,
+            memory_peak_bytes=memory["peak_bytes"],
+            memory_increment_bytes=memory["increment_bytes"],
+            placement=placed["placement"],
+            conditions_before=entrant.conditions,
+            conditions_after=conditions_now(),
+            versions=entrant.loaded["versions"],
+            environment=placed["environment"],
+            windows_ms=tuple(median / 1e6 for median in entrant.medians),
+            notes=tuple(notes),
+        )
+
+    def _ask(self, child: Child, verb: str, **arguments: Any) -> dict[str, Any]:
+        return child.ask(
+            {"verb": verb, **arguments},
+            time_limit_s=self._time_limit_s,
+            memory_limit_bytes=self._memory_limit_bytes,
+        )
+
+    def _stable(self, entrant: _Entrant) -> bool:
+        return is_stable(
+            entrant.medians, tolerance=self._budget.tolerance, last=self._budget.stable_rounds
+        )
+
+    def _fail(self, name: str, kind: Any, message: str) -> None:
+        entrant = self._running.pop(name, None)
+        if entrant is not None:
+            entrant.child.end()
+        self._failures[name] = Failure(name=name, kind=kind, message=message)
+        self._tell({"event": "failed", "name": name, "kind": kind, "message": message})
+
+
+def is_busy(spins: Sequence[float], *, tolerance: float) -> bool:
+    """Did a fixed piece of work vary in speed over the rounds? Single outliers do not count."""
+    slow, fast = np.quantile(spins, 0.9), np.quantile(spins, 0.1)
+    return bool(slow > fast * (1.0 + tolerance))
+
+
+def spin_ms() -> float:
+    """The best time, of five, of a fixed piece of work of this process: the CPU's present speed."""
+    best = float("inf")
+    for _ in range(5):
+        started = time.perf_counter_ns()
+        sum(range(20_000))
+        best = min(best, (time.perf_counter_ns() - started) / 1e6)
+    return best

@@ -1,0 +1,165 @@
+"""Run ONNX files with ONNX Runtime.
+
+Options: `providers` (default the CPU), `intra_op_threads`, `inter_op_threads`, `graph_optimization`
+(`none`, `basic`, `extended`, `all`), `allow_spinning`. What is absent stays the runtime's default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from agent.errors import ToolchainError, UsageError
+from agent.manifest import Signature
+from agent.sessions import Session
+from agent.tensors import Array
+
+FORMAT = "onnxruntime"
+PACKAGE = "onnxruntime"
+
+_LEVELS = {
+    "none": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "all": "ORT_ENABLE_ALL",
+}
+_OPTIONS = (
+    "providers",
+    "intra_op_threads",
+    "inter_op_threads",
+    "graph_optimization",
+    "allow_spinning",
+)
+_WARNINGS = 2  # the runtime's severity for warnings and worse
+_RECORD_ASSIGNMENT = "session.record_ep_graph_assignment_info"
+
+
+def load(path: Path, options: Mapping[str, Any], signature: Signature) -> Session:
+    """Load an `.onnx` file.
+
+    Raises:
+        UsageError: an option is not known.
+        ToolchainError: the runtime refuses the file or an option.
+    """
+    import onnxruntime
+
+    settings = _settings(onnxruntime, options)
+    providers = list(options.get("providers", ("CPUExecutionProvider",)))
+    names = [entry if isinstance(entry, str) else entry[0] for entry in providers]
+    absent = sorted(set(names) - set(onnxruntime.get_available_providers()))
+    if absent:
+        # Without this check the runtime warns, and runs on the CPU instead.
+        raise ToolchainError(
+            f"ONNX Runtime {onnxruntime.__version__} has no {', '.join(absent)} here; it has "
+            f"{', '.join(onnxruntime.get_available_providers())}.",
+            cause="Each provider comes in its own build of the runtime.",
+            remedy="Install the build that has it, or choose a variant for this device.",
+        )
+    failures = _failures(onnxruntime)
+    try:
+        runtime = onnxruntime.InferenceSession(
+            str(path), sess_options=settings, providers=providers
+        )
+    except failures as error:
+        raise ToolchainError(
+            f"ONNX Runtime {onnxruntime.__version__} cannot load {path.name}: {error}",
+            cause="The file is missing, cut short, or newer than this runtime.",
+            remedy="Copy or build it again, or update onnxruntime.",
+        ) from error
+    return _Session(runtime, signature, failures)
+
+
+def _settings(onnxruntime: Any, options: Mapping[str, Any]) -> Any:
+    unknown = sorted(set(options) - set(_OPTIONS))
+    if unknown:
+        raise UsageError(
+            f"ONNX Runtime has no option {', '.join(unknown)} here; known are "
+            f"{', '.join(_OPTIONS)}.",
+            cause="The variant was made by a newer Slipway, or its record was edited.",
+            remedy="Update Slipway on this machine.",
+        )
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = _WARNINGS
+    if "intra_op_threads" in options:
+        settings.intra_op_num_threads = int(options["intra_op_threads"])
+    if "inter_op_threads" in options:
+        settings.inter_op_num_threads = int(options["inter_op_threads"])
+    if "graph_optimization" in options:
+        level = str(options["graph_optimization"])
+        if level not in _LEVELS:
+            raise UsageError(
+                f"graph_optimization is {level!r}; known are {', '.join(_LEVELS)}.",
+                cause="The record was edited.",
+                remedy="Use one of the known words.",
+            )
+        settings.graph_optimization_level = getattr(
+            onnxruntime.GraphOptimizationLevel, _LEVELS[level]
+        )
+    if "allow_spinning" in options:
+        spins = "1" if options["allow_spinning"] else "0"
+        settings.add_session_config_entry("session.intra_op.allow_spinning", spins)
+        settings.add_session_config_entry("session.inter_op.allow_spinning", spins)
+    if len(options.get("providers", ())) > 1:
+        settings.add_session_config_entry(_RECORD_ASSIGNMENT, "1")
+    return settings
+
+
+def _failures(onnxruntime: Any) -> tuple[type[Exception], ...]:
+    """The runtime's exceptions: they share no base class, and each release adds some."""
+    module = onnxruntime.capi.onnxruntime_pybind11_state
+    found = [getattr(module, name) for name in dir(module)]
+    return tuple(
+        kind for kind in found if isinstance(kind, type) and issubclass(kind, Exception)
+    )
+
+
+class _Session:
+    def __init__(
+        self, runtime: Any, signature: Signature, failures: tuple[type[Exception], ...]
+    ) -> None:
+        self._runtime = runtime
+        self._failures = failures
+        self._outputs = [spec.name for spec in signature.outputs]
+        _check_names("inputs", runtime.get_inputs(), [spec.name for spec in signature.inputs])
+        _check_names("outputs", runtime.get_outputs(), self._outputs)
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        try:
+            answers = self._runtime.run(self._outputs, inputs)
+        except self._failures as error:
+            raise ToolchainError(
+                f"ONNX Runtime failed while running: {error}",
+                cause="An operator does not take these sizes, or memory ran out.",
+                remedy="Check the model at these sizes, or build again with narrower dims.",
+            ) from error
+        return dict(zip(self._outputs, answers, strict=True))
+
+    def reset(self) -> None:
+        """Nothing to forget: state goes in and out as inputs and outputs."""
+
+    def close(self) -> None:
+        self._runtime = None
+
+    def placement(self) -> dict[str, float]:
+        """Share of the graph's nodes per execution provider; empty where the runtime hides it."""
+        active = self._runtime.get_providers()
+        if len(active) == 1:
+            return {active[0]: 1.0}
+        if not hasattr(self._runtime, "get_provider_graph_assignment_info"):
+            return {}  # before 1.24
+        nodes: dict[str, int] = {}
+        for part in self._runtime.get_provider_graph_assignment_info():
+            nodes[part.ep_name] = nodes.get(part.ep_name, 0) + len(part.get_nodes())
+        total = sum(nodes.values())
+        return {name: count / total for name, count in nodes.items()} if total else {}
+
+
+def _check_names(what: str, ports: Any, expected: list[str]) -> None:
+    found = [port.name for port in ports]
+    if set(found) != set(expected):
+        raise ToolchainError(
+            f"The file's {what} are {found}, its record says {expected}.",
+            cause="The file and its record come from different builds.",
+            remedy="Copy the variant's folder whole, or build it again.",
+        )

@@ -1,0 +1,121 @@
+"""Run OpenVINO IR with OpenVINO.
+
+Options: `device` (default `CPU`); everything else goes to `compile_model` as it is, such as
+`INFERENCE_PRECISION_HINT`, `INFERENCE_NUM_THREADS` or `PERFORMANCE_HINT`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from agent.errors import ToolchainError
+from agent.manifest import Signature
+from agent.sessions import Session
+from agent.tensors import Array
+
+FORMAT = "openvino"
+PACKAGE = "openvino"
+
+
+def load(path: Path, options: Mapping[str, Any], signature: Signature) -> Session:
+    """Load an `.xml` file with the `.bin` beside it.
+
+    Raises:
+        ToolchainError: the runtime refuses the file, the device or an option.
+    """
+    with without_telemetry():
+        import openvino
+
+    device = str(options.get("device", "CPU"))
+    properties = {name: value for name, value in options.items() if name != "device"}
+    core = openvino.Core()
+    try:
+        model = core.read_model(path)
+        compiled = core.compile_model(model, device, properties)
+    except (RuntimeError, TypeError) as error:
+        raise ToolchainError(
+            f"OpenVINO {openvino.__version__} cannot load {path.name} on {device}: "
+            f"{_reason(error)}",
+            cause="The file or its .bin is missing or cut short, the device is not in "
+            f"{core.available_devices}, or an option of {properties} is not known to it.",
+            remedy="Copy or build it again, or choose a variant for this device.",
+        ) from error
+    return _Session(compiled, signature)
+
+
+@contextlib.contextmanager
+def without_telemetry() -> Iterator[None]:
+    """Import OpenVINO or NNCF in this block, and their usage reports stay off.
+
+    Importing OpenVINO sends an event and writes a client id into the home folder, unless the user
+    ran an opt-out tool before; there is no switch. Both packages take a missing
+    `openvino_telemetry` for granted, so it is missing while they are imported.
+    """
+    name = "openvino_telemetry"
+    absent = object()
+    before: Any = sys.modules.get(name, absent)
+    sys.modules[name] = None  # type: ignore[assignment]  # what makes `import` raise ImportError
+    try:
+        yield
+    finally:
+        if before is absent:
+            del sys.modules[name]
+        else:
+            sys.modules[name] = before
+
+
+class _Session:
+    def __init__(self, compiled: Any, signature: Signature) -> None:
+        self._compiled = compiled
+        self._inputs = _indices("inputs", compiled.inputs, [s.name for s in signature.inputs])
+        self._outputs = _indices("outputs", compiled.outputs, [s.name for s in signature.outputs])
+        self._request = compiled.create_infer_request()
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        tensors = {index: inputs[name] for name, index in self._inputs.items()}
+        try:
+            answers = self._request.infer(tensors, share_inputs=True, share_outputs=True)
+        except RuntimeError as error:
+            raise ToolchainError(
+                f"OpenVINO failed while running: {_reason(error)}",
+                cause="An operator does not take these sizes, or memory ran out.",
+                remedy="Check the model at these sizes, or build again with narrower dims.",
+            ) from error
+        return {name: answers[index] for name, index in self._outputs.items()}
+
+    def reset(self) -> None:
+        self._request.reset_state()
+
+    def close(self) -> None:
+        self._request = self._compiled = None
+
+    def placement(self) -> dict[str, float]:
+        """Share of the operators per device; empty where OpenVINO decides from call to call."""
+        devices = [str(name) for name in self._compiled.get_property("EXECUTION_DEVICES")]
+        if len(devices) == 1:
+            return {devices[0].strip("()"): 1.0}
+        return {}
+
+
+def _indices(what: str, ports: Any, expected: list[str]) -> dict[str, int]:
+    """Where each name is: a tensor may carry several names, and be input and output at once."""
+    found = {name: index for index, port in enumerate(ports) for name in port.get_names()}
+    missing = [name for name in expected if name not in found]
+    if missing or len(ports) != len(expected):
+        raise ToolchainError(
+            f"The file's {what} are {sorted(found)}, its record says {expected}.",
+            cause="The file and its record come from different builds.",
+            remedy="Copy the variant's folder whole, or build it again.",
+        )
+    return {name: found[name] for name in expected}
+
+
+def _reason(error: Exception) -> str:
+    """OpenVINO's messages begin with places in its sources; the reason follows."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith("Exception from")]
+    return (telling or lines or [type(error).__name__])[0][:300]

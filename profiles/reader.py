@@ -1,0 +1,290 @@
+"""A profile's TOML -> Profile. Strict: an unknown key or word is an error with a did-you-mean.
+
+What contradicts itself is refused too, as far as the file alone can tell: a wrong profile makes
+wrong promises about every device of its type.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import tomllib
+
+from agent.errors import UsageError
+from agent.identity import ISA_WORDS
+from profiles import Engine, Figure, Profile
+
+ENGINES = ("cpu", "gpu", "npu")
+PRECISIONS = ("f32", "f16", "bf16", "int8")
+PLATFORMS = ("linux", "android", "ios", "windows", "macos")
+STATUS_KEYS = ("compiled", "emulated", "measured")
+ARITHMETIC = {
+    "bf16": ("avx512_bf16", "amx_bf16", "bf16"),
+    "f16": ("avx512_fp16", "amx_fp16", "fp16"),
+}
+"""Precision -> the flags of which a CPU needs one to compute in it at all."""
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_FIGURES = ("isa", "cores", "memory_bytes", "bandwidth_gb_s")
+_REQUIRED = ("name", "target", "title", "arch", "cores", "engines", "status", "match")
+_KEYS = (*_REQUIRED, "platform", "isa", "memory_bytes", "bandwidth_gb_s", "runtimes")
+_RUNTIMES = "software.runtimes."
+_PATHS: dict[str, type] = {
+    **dict.fromkeys(("identity.arch", "identity.soc", "identity.gpu", "identity.sm"), str),
+    **dict.fromkeys(("software.os", "software.driver", "software.jetpack"), str),
+    **dict.fromkeys(("conditions.power_mode", "conditions.governor"), str),
+    "identity.isa": list,
+    "identity.memory_bytes": int,
+    "identity.emulated": bool,
+}
+"""Every path of a fingerprint -> what stands there."""
+_OPERATORS: dict[type, tuple[str, ...]] = {
+    str: ("min", "below"),
+    int: ("min", "below"),
+    list: ("has",),
+    bool: (),
+}
+
+
+def read(text: str, origin: str) -> Profile:
+    """See `profiles.parse`."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(
+            f"{origin} is not TOML: {error}.",
+            cause="A quote, bracket or equals sign is missing near there.",
+            remedy="Correct the line.",
+        ) from error
+    return _Reader(origin).profile(document)
+
+
+class _Reader:
+    """One profile being read; keeps its file's name for messages."""
+
+    def __init__(self, origin: str) -> None:
+        self._origin = origin
+
+    def profile(self, document: dict[str, Any]) -> Profile:
+        self._keys(document, _REQUIRED, _KEYS, "")
+        name = self._text(document["name"], "name")
+        if not _NAME.fullmatch(name) or name == "host":
+            raise self._wrong(
+                "name", "lower-case letters, digits, '.', '_', '-', and not 'host'", name
+            )
+        arch = self._one_of(document["arch"], tuple(ISA_WORDS), "arch")
+        isa, complete = self._isa(document.get("isa"), arch)
+        memory = document.get("memory_bytes")
+        bandwidth = document.get("bandwidth_gb_s")
+        profile = Profile(
+            name=name,
+            target=self._text(document["target"], "target"),
+            title=self._text(document["title"], "title"),
+            match=self._match(document["match"]),
+            platform=self._one_of(document.get("platform", "linux"), PLATFORMS, "platform"),
+            arch=arch,
+            isa=isa,
+            isa_complete=complete,
+            cores=self._count(document["cores"], "cores"),
+            memory_bytes=None if memory is None else self._count(memory, "memory_bytes"),
+            bandwidth_gb_s=None if bandwidth is None else self._figure(bandwidth, "bandwidth_gb_s"),
+            engines=self._engines(document["engines"]),
+            runtimes=self._texts(document.get("runtimes", {}), "runtimes"),
+            status=self._status(document["status"]),
+            sources={
+                key: document[key]["source"]
+                for key in ("isa", "cores", "memory_bytes")
+                if key in document
+            },
+            origin=self._origin,
+        )
+        self._check_engines(profile)
+        self._check_match(profile)
+        return profile
+
+    def _isa(self, value: Any, arch: str) -> tuple[tuple[str, ...], bool]:
+        if value is None:
+            return (), False
+        table = self._table(value, "isa")
+        self._keys(table, ("value", "source"), ("value", "source", "complete"), "isa")
+        self._text(table["source"], "isa.source")
+        if not isinstance(table["value"], list):
+            raise self._wrong("isa.value", "a list of words", table["value"])
+        for index, word in enumerate(table["value"]):
+            self._one_of(word, ISA_WORDS[arch], f"isa.value[{index}]")
+        complete = table.get("complete", False)
+        if not isinstance(complete, bool):
+            raise self._wrong("isa.complete", "true or false", complete)
+        return tuple(sorted(set(table["value"]))), complete
+
+    def _engines(self, value: Any) -> dict[str, Engine]:
+        table = self._table(value, "engines")
+        self._keys(table, ("cpu",), ENGINES, "engines")
+        engines = {}
+        for name, entry in table.items():
+            path = f"engines.{name}"
+            self._keys(self._table(entry, path), ("title",), ("title", "peak"), path)
+            peak = self._table(entry.get("peak", {}), f"{path}.peak")
+            self._keys(peak, (), PRECISIONS, f"{path}.peak")
+            engines[name] = Engine(
+                name=name,
+                title=self._text(entry["title"], f"{path}.title"),
+                peak={key: self._figure(peak[key], f"{path}.peak.{key}") for key in peak},
+            )
+        return engines
+
+    def _match(self, value: Any) -> dict[str, Any]:
+        table = self._table(value, "match")
+        if not table:
+            raise self._error(
+                "match", "is empty", "An empty predicate fits every device.", "Add a condition."
+            )
+        for path, condition in table.items():
+            self._condition(path, condition)
+        return table
+
+    def _condition(self, path: str, condition: Any) -> None:
+        where = f"match.{path}"
+        if path in ("identity", "software", "conditions"):
+            raise self._error(
+                where,
+                "is a table",
+                "Without quotes, TOML takes the dots of a path for nested tables.",
+                'Quote the path: "identity.arch" = "x86_64"',
+            )
+        if not (path.startswith(_RUNTIMES) and path != _RUNTIMES):
+            self._one_of(path, (*_PATHS, f"{_RUNTIMES}NAME"), where, noun="path")
+        kind = _PATHS.get(path, str)
+        if isinstance(condition, dict):
+            self._keys(condition, (), _OPERATORS[kind], where)
+            if not condition:
+                raise self._wrong(where, "a value, a list or {min, below, has}", condition)
+        operands = condition.values() if isinstance(condition, dict) else [condition]
+        single = str if kind is list else kind
+        for operand in operands:
+            for item in operand if isinstance(operand, list) else [operand]:
+                if type(item) is not single:
+                    raise self._wrong(where, f"of type {single.__name__}", item)
+        if kind is list and not isinstance(condition, dict):
+            raise self._wrong(where, "{ has = [words] }", condition)
+
+    def _status(self, value: Any) -> dict[str, str]:
+        table = self._texts(value, "status")
+        self._keys(table, STATUS_KEYS, STATUS_KEYS, "status")
+        return table
+
+    def _check_engines(self, profile: Profile) -> None:
+        if not profile.isa_complete:
+            return
+        for precision in profile.engines["cpu"].peak:
+            needed = ARITHMETIC.get(precision, ())
+            if needed and not set(needed) & set(profile.isa):
+                raise self._error(
+                    f"engines.cpu.peak.{precision}",
+                    f"is given, but isa, which is complete, has none of {', '.join(needed)}",
+                    "The figure is of another device, or a flag is missing.",
+                    "Remove the figure, or add the flag.",
+                )
+
+    def _check_match(self, profile: Profile) -> None:
+        """A predicate that no device of this profile could meet is a mistake."""
+        arch = profile.match.get("identity.arch", profile.arch)
+        if profile.arch not in (arch if isinstance(arch, list) else [arch]):
+            raise self._contradiction("identity.arch", arch, f"arch is {profile.arch!r}")
+        isa = profile.match.get("identity.isa", {}).get("has", [])
+        absent = set(isa if isinstance(isa, list) else [isa]) - set(profile.isa)
+        if absent:
+            raise self._contradiction(
+                "identity.isa", isa, f"isa lists no {', '.join(sorted(absent))}"
+            )
+        memory = profile.match.get("identity.memory_bytes")
+        bounds = memory if isinstance(memory, dict) else {}
+        low, high = bounds.get("min", 0), bounds.get("below", math.inf)
+        if low >= high:
+            raise self._contradiction("identity.memory_bytes", memory, "no number is in that range")
+        # A device reports less than is built in: firmware keeps some.
+        if profile.memory_bytes is not None and low > profile.memory_bytes:
+            raise self._contradiction(
+                "identity.memory_bytes", memory, f"memory_bytes is {profile.memory_bytes}"
+            )
+
+    def _contradiction(self, path: str, condition: Any, other: str) -> UsageError:
+        return self._error(
+            f"match.{path}",
+            f"is {condition!r}, but {other}",
+            "No device of this profile could meet the predicate.",
+            "Correct one of them.",
+        )
+
+    def _figure(self, value: Any, path: str) -> Figure:
+        table = self._table(value, path)
+        self._keys(table, ("value", "source"), ("value", "source"), path)
+        number = table["value"]
+        if (
+            isinstance(number, bool)
+            or not isinstance(number, (int, float))
+            or not 0 < number < 1e18
+        ):
+            raise self._wrong(f"{path}.value", "a number above 0", number)
+        return Figure(value=float(number), source=self._text(table["source"], f"{path}.source"))
+
+    def _count(self, value: Any, path: str) -> int:
+        self._figure(value, path)
+        number = value["value"]
+        if not isinstance(number, int):
+            raise self._wrong(f"{path}.value", "an integer", number)
+        return number
+
+    def _table(self, value: Any, path: str) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            if path in _FIGURES or ".peak." in path:
+                raise self._wrong(
+                    path, 'a value with its source: { value = 8, source = "…" }', value
+                )
+            raise self._wrong(path, "a table", value)
+        return value
+
+    def _texts(self, value: Any, path: str) -> dict[str, str]:
+        table = self._table(value, path)
+        return {key: self._text(entry, f"{path}.{key}") for key, entry in table.items()}
+
+    def _text(self, value: Any, path: str) -> str:
+        if not isinstance(value, str) or not value.strip():
+            raise self._wrong(path, "a string that is not empty", value)
+        return value
+
+    def _keys(
+        self, table: Mapping[str, Any], required: Iterable[str], known: tuple[str, ...], path: str
+    ) -> None:
+        prefix = f"{path}." if path else ""
+        for key in table:
+            self._one_of(key, known, f"{prefix}{key}", noun="key")
+        for key in required:
+            if key not in table:
+                raise self._error(f"{prefix}{key}", "is missing", "It has no default.", "Add it.")
+
+    def _one_of(self, value: Any, known: tuple[str, ...], path: str, *, noun: str = "value") -> str:
+        if isinstance(value, str) and value in known:
+            return value
+        close = difflib.get_close_matches(str(value), known, n=1, cutoff=0.5)
+        raise self._error(
+            path,
+            f"{noun} {value!r} is not known; known are {', '.join(known) or '(none)'}",
+            f"Did you mean {close[0]!r}?" if close else "It is misspelt, or from another version.",
+            "Correct it.",
+        )
+
+    def _wrong(self, path: str, expected: str, value: Any) -> UsageError:
+        return self._error(
+            path,
+            f"should be {expected}, but is {value!r}",
+            "The value has another type or form.",
+            "Correct it.",
+        )
+
+    def _error(self, path: str, what: str, cause: str, remedy: str) -> UsageError:
+        return UsageError(f"{self._origin}: {path} {what}.", cause=cause, remedy=remedy)

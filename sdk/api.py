@@ -1,0 +1,145 @@
+"""The verbs as functions: `from sdk import build`.
+
+The command line is a thin layer over these; both give the same results.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from agent.bench import Budget, Comparison, Measurement, bench_one, compare_folders
+from agent.codec import decode
+from agent.errors import UsageError, VerificationError
+from agent.variant import read_record, verify_files
+from sdk import conductor
+from sdk.catalog import Build, Catalog
+from sdk.events import OnEvent, ignore
+from sdk.folders import data_folder
+from sdk.golden_check import GoldenCheck, check_golden
+from sdk.limits import check_limit
+from sdk.summary import Summary
+
+
+def build(
+    project: str | Path = ".",
+    *,
+    targets: Sequence[str] = (),
+    profiles: Sequence[str] = (),
+    limits: Mapping[str, float] | None = None,
+    out: str | Path = "build",
+    jobs: int = 1,
+    fresh: bool = False,
+    on_event: OnEvent = ignore,
+) -> Summary:
+    """Build a project: the same as `sdk build`.
+
+    Args:
+        project: the folder with `sdk.toml`, or the file.
+        targets: names; those of the project file if empty.
+        profiles: `NAME` or `TARGET=NAME`; `host` is this machine.
+        limits: name -> value, over the project file's.
+        out: where `<model>/<profile>/` goes.
+        jobs: how many lowerings run side by side; measuring always runs alone.
+        fresh: ignore the cache.
+        on_event: called with each `sdk.events.Event`.
+
+    Raises:
+        SlipwayError: with an exit code; a candidate that fails is part of the Summary instead.
+    """
+    checked = {name: check_limit(name, value, "limits") for name, value in (limits or {}).items()}
+    options = conductor.Options(
+        targets=tuple(targets),
+        profiles=tuple(profiles),
+        limits=checked,
+        out=Path(out),
+        jobs=jobs,
+        fresh=fresh,
+    )
+    summary = conductor.build(Path(project), options, on_event)
+    Catalog(data_folder()).record(summary, Path(project).absolute(), Path(out).absolute())
+    return summary
+
+
+def bench(variant: str | Path, *, seconds: float = 3.0) -> Measurement:
+    """Measure one variant on this machine, in a process of its own.
+
+    Raises:
+        UsageError: the folder holds no variant, or no inputs to measure with are found.
+        ToolchainError: it cannot be loaded or run here.
+    """
+    folder = Path(variant)
+    return bench_one(
+        folder, inputs=golden_file(folder), budget=Budget(seconds_per_contestant=seconds)
+    )
+
+
+def compare(left: str | Path, right: str | Path, *, seconds: float = 3.0) -> Comparison:
+    """Measure two variants of one model in alternating windows.
+
+    Raises:
+        UsageError: one of the folders holds no variant, or they take different inputs.
+    """
+    first, second = Path(left), Path(right)
+    one, other = read_record(first).signature, read_record(second).signature
+    if one.inputs != other.inputs:
+        raise UsageError(
+            f"{first.name} takes {[spec.name for spec in one.inputs]}, "
+            f"{second.name} takes {[spec.name for spec in other.inputs]}.",
+            cause="They are variants of different models.",
+            remedy="Compare two variants of one model.",
+        )
+    return compare_folders(
+        first, second, inputs=golden_file(first), budget=Budget(seconds_per_contestant=seconds)
+    )
+
+
+def verify(variant: str | Path) -> GoldenCheck:
+    """Check a variant's files by hash, and its answers against the golden data.
+
+    Raises:
+        VerificationError: a file or an answer is not what it should be.
+    """
+    folder = Path(variant)
+    verify_files(folder, read_record(folder))
+    return check_golden(folder, golden_file(folder))
+
+
+def history(model: str | None = None, *, limit: int = 20) -> list[Build]:
+    """The latest builds on this machine, newest first."""
+    return Catalog(data_folder()).builds(model, limit)
+
+
+def read_summary(path: str | Path) -> Summary:
+    """Read a `summary.json`, or the one in a folder.
+
+    Raises:
+        UsageError: there is none.
+        VerificationError: it has another form.
+    """
+    file = Path(path)
+    file = file / "summary.json" if file.is_dir() else file
+    try:
+        return decode(Summary, json.loads(file.read_bytes()))
+    except OSError as error:
+        raise UsageError(
+            f"There is no summary at {file}.",
+            cause="Nothing was built there.",
+            remedy="Run `sdk build` first, or name its output folder.",
+        ) from error
+    except ValueError as error:
+        raise VerificationError(f"{file} is not JSON: {error}.", remedy="Build again.") from error
+
+
+def golden_file(variant: Path) -> Path:
+    """The golden data that belongs to a variant: two folders up, where the build put it."""
+    folder = variant.resolve()
+    found = folder.parent.parent / "golden.safetensors"
+    if not found.is_file():
+        raise UsageError(
+            f"There is no golden data for {variant}: {found} is missing.",
+            cause="The variant was copied without the folder it was built into.",
+            remedy="Copy the model's whole output folder, or name the variant inside it.",
+        )
+    return found

@@ -1,0 +1,22 @@
+"""The command line: `sdk VERB`. Results go to stdout, talk to stderr.
+
+One file per group of verbs. Errors become their exit code in one place, here; a traceback is shown
+only with `--debug`, and a bug's is kept in a file.
+"""
+
+from __future__ import annotations
+
+import sys
+
+MINIMUM_PYTHON = (3, 11)
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    if sys.version_info < MINIMUM_PYTHON:  # the agent runs on 3.10, this command does not
+        have = ".".join(map(str, sys.version_info[:2]))
+        sys.stderr.write(f"error: sdk needs Python 3.11 or newer, this is {have}.\n")
+        sys.exit(2)
+    from sdk.cli.app import run
+
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,31 @@
+"""A build's events for a person: a line per finished thing, and what is being done now."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+from rich.console import Console
+
+from sdk.events import Event, OnEvent
+
+
+@contextlib.contextmanager
+def shown(console: Console) -> Iterator[OnEvent]:
+    """Show events while inside: a live line in a terminal, plain lines in a log."""
+    started = time.monotonic()
+    status = console.status("starting") if console.is_terminal else None
+
+    def on_event(event: Event) -> None:
+        elapsed = f"[{time.monotonic() - started:6.1f} s]"
+        if event.kind in ("start", "step"):
+            if status is not None:
+                status.update(event.message)
+            return
+        took = f" ({event.seconds:.1f} s)" if event.seconds is not None else ""
+        mark = {"failed": "failed: ", "cached": "cached: "}.get(event.kind, "")
+        console.print(f"{elapsed} {mark}{event.message}{took}", markup=False, soft_wrap=True)
+
+    with status or contextlib.nullcontext():
+        yield on_event

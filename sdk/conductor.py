@@ -1,0 +1,297 @@
+"""The build, as a sentence: capture, plan, lower, prove, select, write.
+
+Everything slow is a step whose result is kept in the cache under the digest of all that it read,
+so a build that was interrupted goes on where it stopped, and one with nothing changed only reads.
+A candidate that fails is a result; a bug is a crash.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from agent.errors import LimitError, ToolchainError, UsageError
+from agent.identity import fingerprint
+from profiles import Profile, find
+from sdk.cache import Cache
+from sdk.estimate import estimate
+from sdk.events import Event, OnEvent
+from sdk.folders import cache_folder
+from sdk.limits import with_default
+from sdk.output import Output, write_output
+from sdk.plan import Candidate, Planned, plan
+from sdk.project import Project, load_project, profile_folders
+from sdk.select import Result, Selection, select
+from sdk.steps import Captured, Lowering, Steps
+from sdk.summary import Summary, summarise
+from sdk.workers import Workers
+from targets import target, toolchain, toolchain_names
+from targets.interface import Request
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What `sdk build` was asked for, beside what the project file says."""
+
+    targets: tuple[str, ...] = ()
+    profiles: tuple[str, ...] = ()
+    """`NAME` or `TARGET=NAME`; `host` is this machine."""
+    limits: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    out: Path = Path("build")
+    jobs: int = 1
+    fresh: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """One profile to build for."""
+
+    target: str
+    profile: Profile
+    limits: dict[str, float]
+
+
+def build(project_path: Path, options: Options, on_event: OnEvent) -> Summary:
+    """Build a project for all its targets and profiles.
+
+    Raises:
+        SlipwayError: nothing could be built at all; what each candidate met is in the Summary.
+    """
+    started = time.time()
+    project = load_project(project_path)
+    cache = Cache(cache_folder())
+    cache.sweep()
+    assignments = assign(project, options, cache_folder())
+    device = fingerprint()
+    workers = Workers(cache_folder())
+    with Output.locked(options.out, project.model.name) as output, _stopping(workers):
+        work = Steps(project, cache, workers, device, fresh=options.fresh, on_event=on_event)
+        captured = work.capture()
+        planned = [_planned(project, item, captured, work) for item in assignments]
+        built = _lower_all(planned, captured, work, options.jobs)
+        selections = [
+            _prove_and_select(item, own, built, captured, work)
+            for item, own in zip(assignments, planned, strict=True)
+        ]
+        summary = summarise(
+            project.model.name,
+            assignments,
+            selections,
+            captured,
+            device,
+            work.tool_versions,
+            started=started,
+            seconds=time.time() - started,
+        )
+        on_event(Event(kind="step", message="writing the variants"))
+        return write_output(output, summary, assignments, selections, built, captured, cache)
+
+
+def dry_run(project_path: Path, options: Options) -> list[Planned]:
+    """The candidates that a build would try, without capturing or building anything."""
+    project = load_project(project_path)
+    has_data = project.data is not None
+    available = {name: toolchain(name).available() for name in toolchain_names()}
+    return [
+        entry
+        for item in assign(project, options, cache_folder())
+        for entry in plan(
+            project.model.name,
+            target(item.target),
+            Request(profile=item.profile, program=None, has_data=has_data),
+            {name: toolchain(name) for name in toolchain_names()},
+            available,
+        )
+    ]
+
+
+def assign(project: Project, options: Options, cache: Path) -> tuple[Assignment, ...]:
+    """Which profiles to build for, each with its limits.
+
+    Raises:
+        UsageError: no target is named, or a target or profile is not known.
+    """
+    names = options.targets or project.targets
+    if not names:
+        raise UsageError(
+            "No target is named.",
+            cause="Neither --target nor [build] targets says what to build for.",
+            remedy="Name one: sdk build --target intel",
+        )
+    asked = _profiles_by_target(names, options.profiles)
+    assignments = []
+    for name in dict.fromkeys(names):
+        default = (target(name).DEFAULT_PROFILE,)
+        for profile_name in asked.get(name) or project.profiles.get(name) or default:
+            profile = find_profile(name, profile_name, project.root, cache)
+            limits = with_default({**project.limits_for(name, profile.name), **options.limits})
+            assignments.append(Assignment(target=name, profile=profile, limits=limits))
+    return tuple(assignments)
+
+
+def find_profile(target_name: str, name: str, root: Path, cache: Path) -> Profile:
+    """A profile by name; `host` and `<target>-host` are detected on this machine."""
+    if name in ("host", f"{target_name}-host"):
+        from sdk.detect import detect
+
+        return detect(target_name, cache)
+    return find(name, profile_folders(root))
+
+
+def _profiles_by_target(targets: Sequence[str], asked: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for entry in asked:
+        target_name, separator, profile = entry.rpartition("=")
+        if not separator:
+            target_name = _owner(profile, targets)
+        elif target_name not in targets:
+            raise UsageError(
+                f"--profile {entry}: {target_name!r} is not among the targets of this build "
+                f"({', '.join(targets)}).",
+                cause="The part before '=' is a target.",
+                remedy=f"Add --target {target_name}, or correct it.",
+            )
+        found[target_name] = (*found.get(target_name, ()), profile)
+    return found
+
+
+def _owner(profile: str, targets: Sequence[str]) -> str:
+    """Which target a bare profile name belongs to."""
+    for name in targets:
+        if profile == f"{name}-host":
+            return name
+    if profile == "host":
+        hosts = [name for name in targets if name in HOST_TARGETS]
+        return hosts[0] if hosts else targets[0]
+    found = find(profile, profile_folders(Path()))
+    return found.target
+
+
+HOST_TARGETS = ("intel",)
+"""Targets whose devices can be the machine that builds."""
+
+
+def _planned(
+    project: Project, item: Assignment, captured: Captured, work: Steps
+) -> tuple[Planned, ...]:
+    request = Request(
+        profile=item.profile,
+        program=captured.program,
+        has_data=bool(captured.samples.get("calibration")),
+    )
+    toolchains = {name: toolchain(name) for name in toolchain_names()}
+    return plan(project.model.name, target(item.target), request, toolchains, work.availability)
+
+
+def _lower_all(
+    planned: Sequence[Sequence[Planned]], captured: Captured, work: Steps, jobs: int
+) -> dict[str, Lowering]:
+    """Lower every recipe once, whichever profiles want it; recipe digest -> outcome."""
+    wanted: dict[str, Candidate] = {}
+    for entry in (entry for own in planned for entry in own):
+        if entry.refusal is None:
+            wanted.setdefault(entry.candidate.recipe.digest, entry.candidate)
+    done: dict[str, Lowering] = {}
+    with concurrent.futures.ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
+        futures = {
+            pool.submit(work.lower, candidate.recipe, captured): digest
+            for digest, candidate in wanted.items()
+        }
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                done[futures[future]] = future.result()
+        except BaseException:
+            work.stop()
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    return done
+
+
+def _prove_and_select(
+    item: Assignment,
+    planned: Sequence[Planned],
+    built: Mapping[str, Lowering],
+    captured: Captured,
+    work: Steps,
+) -> Selection:
+    results = [_result(entry, item, built, captured, work) for entry in planned]
+    measured = work.measure(item.profile, results, built, captured)
+    return select(measured, item.limits)
+
+
+def _result(
+    entry: Planned,
+    item: Assignment,
+    built: Mapping[str, Lowering],
+    captured: Captured,
+    work: Steps,
+) -> Result:
+    predicted = estimate(captured.program, item.profile, entry.candidate.recipe)
+    if entry.refusal is not None:
+        return Result(
+            candidate=entry.candidate,
+            status="refused",
+            step="plan",
+            reason=entry.refusal,
+            estimate=predicted,
+        )
+    lowering = built[entry.candidate.recipe.digest]
+    if lowering.failure is not None:
+        return Result(
+            candidate=entry.candidate,
+            status="failed",
+            step="lower",
+            reason=lowering.failure,
+            estimate=predicted,
+        )
+    return work.evaluate(
+        Result(
+            candidate=entry.candidate,
+            status="built",
+            size_bytes=lowering.size_bytes,
+            estimate=predicted,
+            placement=lowering.lowered.placement if lowering.lowered else {},
+        ),
+        lowering,
+        captured,
+        item.limits.get("accuracy_drop"),
+    )
+
+
+@contextlib.contextmanager
+def _stopping(workers: Workers) -> Iterator[None]:
+    """Leave no process behind, whatever ends the build."""
+    try:
+        yield
+    finally:
+        workers.stop()
+
+
+def exit_error(summary: Summary, *, strict: bool) -> LimitError | ToolchainError | None:
+    """What the build's exit code should say: the gravest, no toolchain before an unmet limit."""
+    for result in summary.results:
+        if not any(candidate.status == "built" for candidate in result.candidates):
+            return ToolchainError(
+                f"No toolchain of {result.target} can lower {summary.model} for {result.profile}.",
+                cause="Every candidate was refused or failed; the table names the reason of each.",
+                remedy="Install what `sdk doctor` names as missing, or change what they refuse.",
+            )
+    for result in summary.results:
+        if result.verdict == "unmet":
+            return LimitError(
+                f"No variant of {summary.model} meets the limits of {result.profile}.",
+                cause="Every candidate breaks at least one; the table names it.",
+                remedy="Loosen the limit, or make the model smaller.",
+            )
+    for result in summary.results:
+        if strict and result.verdict == "unproven":
+            return LimitError(
+                f"The limits of {result.profile} are unproven, and --strict asks for proof.",
+                cause="Only a unit that the profile matches can prove speed and memory.",
+                remedy="Build on such a unit, or leave --strict out.",
+            )
+    return None

@@ -1,0 +1,258 @@
+"""This machine as a profile: facts read at once, rates measured once and kept.
+
+The facts come from `agent.identity`. Memory bandwidth and the f32 peak are measured with numpy for
+a fraction of a second and cached by the machine's identity, so that a rebuild measures nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from agent.codec import canonical, decode, pretty
+from agent.errors import UsageError, VerificationError
+from agent.files import write_atomic
+from agent.identity import fingerprint
+from agent.manifest import Fingerprint
+from profiles import Engine, Figure, Profile
+
+_BUFFER_BYTES = 256 << 20  # beyond the last-level cache of any CPU here
+_MATRIX = 1536  # three f32 matrices of this size leave the cache of one core, not of the machine
+_SECONDS = 0.3  # each; the best of what fits says what the machine can do
+_TARGETS = {"intel": "x86_64"}
+"""Target -> the architecture whose machines can be its `host`."""
+_AMX = "as ResNet-50 on a Xeon 8490H with AMX (OpenVINO 2024.1 benchmark file)"
+_VNNI = "since its instruction does four multiply-adds per 32-bit lane"
+_RATIOS = (
+    ("int8", "amx_int8", 12.2, _AMX),
+    (
+        "int8",
+        "avx512_vnni",
+        4.0,
+        _VNNI,
+    ),
+    ("int8", "avx_vnni", 4.0, _VNNI),
+    ("bf16", "amx_bf16", 4.9, _AMX),
+    ("bf16", "avx512_bf16", 2.0, "since the instruction does two multiply-adds per 32-bit lane"),
+)
+"""(precision, flag, times the f32 peak, why): the first that fits counts."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Rates:
+    """What was measured on this machine, and when."""
+
+    date: str
+    bandwidth_gb_s: float
+    f32_gflop_s: float
+
+
+def detect(
+    target: str = "intel", cache_folder: Path | None = None, root: Path = Path("/")
+) -> Profile:
+    """The profile `<target>-host` of this machine.
+
+    Args:
+        target: a target whose devices this machine is one of.
+        cache_folder: where measured rates are kept; the user's cache if not given.
+        root: where the file system begins.
+
+    Raises:
+        UsageError: this machine is no device of that target.
+        StorageError: the rates cannot be kept.
+    """
+    facts = detect_facts(target, root)
+    rates = _measured(facts, cache_folder or _default_cache())
+    source = f"measured on this machine, {rates.date}"
+    peak = {"f32": Figure(value=rates.f32_gflop_s, source=f"{source}: numpy matrix product")}
+    for precision, flag, factor, why in _RATIOS:
+        if flag in facts.isa and precision not in peak:
+            peak[precision] = Figure(
+                value=factor * rates.f32_gflop_s,
+                source=f"derived: {factor:g} x the f32 figure, {why}",
+            )
+    cpu = dataclasses.replace(facts.engines["cpu"], peak=peak)
+    return dataclasses.replace(
+        facts,
+        bandwidth_gb_s=Figure(value=rates.bandwidth_gb_s, source=f"{source}: copying memory"),
+        engines={**facts.engines, "cpu": cpu},
+    )
+
+
+def detect_facts(target: str = "intel", root: Path = Path("/")) -> Profile:
+    """The same without any figure that takes measuring."""
+    device = fingerprint(root)
+    identity = device.identity
+    wanted = _TARGETS.get(target)
+    if identity["arch"] != wanted:
+        raise UsageError(
+            f"This machine is {identity['arch']}, and "
+            + (f"devices of {target} are {wanted}." if wanted else f"no device of {target}."),
+            cause="The profile `host` stands for the machine that the command runs on.",
+            remedy="Name a profile of the device instead: sdk profiles list",
+        )
+    soc = identity["soc"] or "unknown CPU"
+    memory = identity["memory_bytes"]
+    source = "read from this machine"
+    return Profile(
+        name=f"{target}-host",
+        target=target,
+        title=f"This machine: {soc}",
+        match=_predicate(device),
+        platform=_platform(),
+        arch=identity["arch"],
+        isa=tuple(identity["isa"]),
+        isa_complete=bool(identity["isa"]),
+        cores=os.cpu_count() or 1,
+        memory_bytes=memory,
+        bandwidth_gb_s=None,
+        engines=dict(_engines(soc, root)),
+        runtimes=dict(device.software["runtimes"]),
+        status=dict.fromkeys(("compiled", "emulated", "measured"), "not tried"),
+        sources={"isa": source, "cores": source} | ({"memory_bytes": source} if memory else {}),
+        origin="this machine",
+    )
+
+
+def profile_toml(profile: Profile) -> str:
+    """The profile as a file that `profiles.parse` reads back."""
+    lines = [f"{key} = {_string(getattr(profile, key))}" for key in ("name", "target", "title")]
+    lines += [f"platform = {_string(profile.platform)}", f"arch = {_string(profile.arch)}"]
+    sources = profile.sources
+    if "isa" in sources:
+        complete = "true" if profile.isa_complete else "false"
+        value = f"value = {_value(list(profile.isa))}, complete = {complete}"
+        lines.append(f"isa = {{ {value}, source = {_string(sources['isa'])} }}")
+    lines.append(_sourced("cores", profile.cores, sources.get("cores", "not told")))
+    if profile.memory_bytes is not None:
+        source = sources.get("memory_bytes", "not told")
+        lines.append(_sourced("memory_bytes", profile.memory_bytes, source))
+    if profile.bandwidth_gb_s is not None:
+        figure = profile.bandwidth_gb_s
+        lines.append(_sourced("bandwidth_gb_s", figure.value, figure.source))
+    for name, engine in profile.engines.items():
+        lines += ["", f"[engines.{name}]", f"title = {_string(engine.title)}"]
+        if engine.peak:
+            lines += ["", f"[engines.{name}.peak]"]
+            lines += [
+                _sourced(key, figure.value, figure.source) for key, figure in engine.peak.items()
+            ]
+    for section in ("runtimes", "status", "match"):
+        table: Mapping[str, Any] = getattr(profile, section)
+        if table:
+            lines += ["", f"[{section}]"]
+            lines += [f"{_key(key)} = {_value(value)}" for key, value in table.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _predicate(device: Fingerprint) -> dict[str, Any]:
+    """Fits machines with this CPU, at least its flags, and about its memory."""
+    identity = device.identity
+    predicate: dict[str, Any] = {"identity.arch": identity["arch"], "identity.emulated": False}
+    if identity["soc"]:
+        predicate["identity.soc"] = identity["soc"]
+    if identity["isa"]:
+        predicate["identity.isa"] = {"has": list(identity["isa"])}
+    if identity["memory_bytes"]:
+        # What a kernel reports for the same modules differs a little from boot to boot.
+        slack = identity["memory_bytes"] // 16
+        predicate["identity.memory_bytes"] = {
+            "min": identity["memory_bytes"] - slack,
+            "below": identity["memory_bytes"] + slack,
+        }
+    return predicate
+
+
+def _platform() -> str:
+    import platform
+
+    return {"Darwin": "macos", "Windows": "windows"}.get(platform.system(), "linux")
+
+
+def _engines(soc: str, root: Path) -> Iterator[tuple[str, Engine]]:
+    yield "cpu", Engine(name="cpu", title=soc, peak={})
+    found = (("gpu", "Intel GPU", "drm/renderD*"), ("npu", "Intel NPU", "accel/accel*"))
+    for name, title, pattern in found:
+        vendors = root.glob(f"sys/class/{pattern}/device/vendor")
+        if any(vendor.read_text().strip() == "0x8086" for vendor in vendors):
+            yield name, Engine(name=name, title=title, peak={})
+
+
+def _default_cache() -> Path:
+    from sdk.folders import cache_folder
+
+    return cache_folder()
+
+
+def _measured(facts: Profile, folder: Path) -> _Rates:
+    machine = [facts.arch, facts.title, facts.isa, facts.cores, facts.memory_bytes]
+    key = hashlib.sha256(canonical(machine)).hexdigest()
+    file = folder / f"host-{key[:16]}.json"
+    try:
+        return decode(_Rates, json.loads(file.read_bytes()))
+    except (OSError, ValueError, VerificationError):
+        pass  # not measured yet, or the file was spoilt: measure
+    rates = _measure()
+    write_atomic(file, pretty(rates))
+    return rates
+
+
+def _measure() -> _Rates:
+    """Bandwidth counts what is read and what is written; the peak is all cores' together."""
+    import numpy as np
+
+    source = np.ones(_BUFFER_BYTES // 8)
+    destination = np.empty_like(source)
+    copy_s = _best_s(lambda: np.copyto(destination, source))
+    left = np.ones((_MATRIX, _MATRIX), dtype=np.float32)
+    product = np.empty_like(left)
+    multiply_s = _best_s(lambda: np.matmul(left, left, out=product))
+    return _Rates(
+        date=dt.datetime.now(tz=dt.timezone.utc).date().isoformat(),
+        bandwidth_gb_s=round(2 * source.nbytes / copy_s / 1e9, 2),
+        f32_gflop_s=round(2 * _MATRIX**3 / multiply_s / 1e9, 1),
+    )
+
+
+def _best_s(work: Callable[[], object]) -> float:
+    work()  # the first one touches fresh pages and starts threads
+    best, end = float("inf"), time.perf_counter() + _SECONDS
+    while True:
+        start = time.perf_counter()
+        work()
+        now = time.perf_counter()
+        best = min(best, now - start)
+        if now >= end:
+            return best
+
+
+def _sourced(key: str, value: float, source: str) -> str:
+    return f"{key} = {{ value = {_value(value)}, source = {_string(source)} }}"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Mapping):
+        inner = ", ".join(f"{_key(key)} = {_value(item)}" for key, item in value.items())
+        return f"{{ {inner} }}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    return _string(value) if isinstance(value, str) else repr(value)
+
+
+def _key(text: str) -> str:
+    return text if re.fullmatch(r"[A-Za-z0-9_-]+", text) else _string(text)
+
+
+def _string(text: str) -> str:
+    """A TOML basic string: JSON's escapes, and DEL, which only TOML forbids."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

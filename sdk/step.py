@@ -1,0 +1,96 @@
+"""One step in one process: `python -P -m sdk.step FOLDER`.
+
+Reads `FOLDER/request.json` {step, payload}, runs the step with `FOLDER/out` to write into, and
+leaves `FOLDER/result.json` {result} or {error}. Whatever a vendor prints goes to the log. A vendor
+that segfaults, hangs or eats memory takes only this process with it.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import shutil
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from agent.errors import SlipwayError, ToolchainError, to_record
+from agent.files import storage_error, write_atomic
+from agent.processes import die_with
+
+Result = dict[str, Any]
+_FULL_DISK_BYTES = 1 << 20  # less room than this explains a vendor's strange failure
+
+
+def main(folder: Path) -> int:
+    """Run the step in `folder`; 0 if it left a result, 1 if it left an error or a bug."""
+    faulthandler.enable()
+    request = json.loads((folder / "request.json").read_bytes())
+    die_with(request["parent"])
+    out = folder / "out"
+    answer: dict[str, Any]
+    try:
+        answer = {"result": _step(request["step"])(request["payload"], out)}
+    except SlipwayError as error:
+        traceback.print_exc()
+        answer = {"error": to_record(error)}
+    except OSError as error:
+        traceback.print_exc()
+        answer = {"error": to_record(storage_error(error, Path(str(error.filename or out))))}
+    except Exception:  # noqa: BLE001  a bug of ours: the parent raises it with this traceback
+        traceback.print_exc()
+        answer = {"bug": traceback.format_exc()}
+    if "result" not in answer and shutil.disk_usage(folder).free < _FULL_DISK_BYTES:
+        full = OSError(28, "No space left on device")
+        answer = {"error": to_record(storage_error(full, folder))}
+    write_atomic(folder / "result.json", json.dumps(answer).encode())
+    return 0 if "result" in answer else 1
+
+
+def _step(name: str) -> Callable[[dict[str, Any], Path], Result]:
+    if name == "capture":
+        from sdk.capture import capture
+
+        return capture
+    return {"lower": _lower, "evaluate": _evaluate, "available": _available}[name]
+
+
+def _lower(payload: dict[str, Any], out: Path) -> Result:
+    """Lower one program with one recipe."""
+    from agent.codec import encode
+    from sdk.lowering import lower
+
+    try:
+        return dict(encode(lower(payload, out)))
+    except (SlipwayError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        lines = [line for line in str(error).strip().splitlines() if line.strip()]
+        raise ToolchainError(
+            f"{payload['recipe']['toolchain']} could not lower the program: "
+            f"{type(error).__name__}: {lines[0][:300] if lines else '(no message)'}",
+            cause="The vendor's compiler does not take this model with these choices.",
+            remedy="The log has the whole story.",
+        ) from error
+
+
+def _evaluate(payload: dict[str, Any], out: Path) -> Result:
+    from sdk.prove import evaluate
+
+    return evaluate(payload, out)
+
+
+def _available(payload: dict[str, Any], out: Path) -> Result:
+    """What a toolchain says of itself under another interpreter."""
+    del out
+    from agent.codec import encode
+    from targets import toolchain
+
+    return dict(encode(toolchain(payload["toolchain"]).available()))
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

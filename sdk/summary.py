@@ -1,0 +1,226 @@
+"""`summary.json`: all that a build found, for a program to read. Unmeasured is null, never 0.
+
+The form is in sdk/schemas/summary.schema.json; docs/reference/summary.md is the same in words.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from agent.bench import Measurement
+from agent.manifest import Fingerprint, Role
+from sdk.estimate import Estimate
+from sdk.limits import Evidence, LimitVerdict, Verdict
+from sdk.select import Accuracy, Result, Selection, Status, deciding
+from sdk.steps import Captured
+
+if TYPE_CHECKING:
+    from sdk.conductor import Assignment
+
+SCHEMA = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LatencySummary:
+    """Measured latency; `low` and `high` bound the median at 95 %. None: too few runs to say."""
+
+    p50: float
+    p90: float | None
+    p95: float | None
+    p99: float | None
+    n: int
+    low: float
+    high: float
+    stable: bool
+    evidence: Evidence
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AccuracySummary:
+    """The drop on the final split; `low` and `high` are one-sided 95 % bounds."""
+
+    metric: str
+    value: float
+    original: float
+    drop: float
+    low: float
+    high: float
+    n: int
+    evidence: Evidence
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NumericsSummary:
+    """On the golden data, the worst output of the worst sample."""
+
+    cosine_min: float
+    max_abs: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CandidateSummary:
+    """One candidate: what it is, how far it came, and every figure with its evidence."""
+
+    identifier: str
+    toolchain: str
+    precision: str
+    role: Role | None
+    status: Status
+    step: str | None
+    """Where it failed or was refused."""
+    reason: str
+    """Why, or the figure that decided about it."""
+    size_bytes: int | None
+    load_ms: float | None
+    first_run_ms: float | None
+    evaluated_at: dict[str, int]
+    latency_ms: LatencySummary | None
+    throughput_per_s: float | None
+    peak_memory_bytes: int | None
+    memory_increment_bytes: int | None
+    estimate: Estimate
+    accuracy: AccuracySummary | None
+    numerics: NumericsSummary | None
+    placement: dict[str, float]
+    limits: tuple[LimitVerdict, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProfileSummary:
+    """The answer for one profile."""
+
+    target: str
+    profile: str
+    verdict: Verdict
+    selected: str | None
+    selected_by: Literal["measured", "estimate"] | None
+    variant: str | None
+    """The chosen variant's folder, relative to the summary's."""
+    ladder: tuple[str, ...]
+    candidates: tuple[CandidateSummary, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What a build found."""
+
+    schema: int
+    model: str
+    program_digest: str
+    started: int
+    """Seconds since 1970, UTC."""
+    seconds: float
+    accuracy_note: str
+    results: tuple[ProfileSummary, ...]
+    host: Fingerprint
+    tool_versions: dict[str, str]
+
+
+def summarise(
+    model: str,
+    assignments: Sequence[Assignment],
+    selections: Sequence[Selection],
+    captured: Captured,
+    device: Fingerprint,
+    tool_versions: dict[str, str],
+    *,
+    started: float,
+    seconds: float,
+) -> Summary:
+    """The summary; `variant` paths are filled in by whoever writes the folders."""
+    return Summary(
+        schema=SCHEMA,
+        model=model,
+        program_digest=captured.program.digest,
+        started=int(started),
+        seconds=round(seconds, 3),
+        accuracy_note=(captured.metric or {}).get("note", "") if captured.metric else _NO_DATA,
+        results=tuple(
+            ProfileSummary(
+                target=assignment.target,
+                profile=assignment.profile.name,
+                verdict=selection.verdict,
+                selected=selection.chosen.candidate.identifier if selection.chosen else None,
+                selected_by=selection.selected_by,
+                variant=None,
+                ladder=tuple(rung.candidate.identifier for rung in selection.ladder),
+                candidates=tuple(_candidate(r, captured) for r in selection.results),
+            )
+            for assignment, selection in zip(assignments, selections, strict=True)
+        ),
+        host=device,
+        tool_versions=tool_versions,
+    )
+
+
+_NO_DATA = "no [data] in sdk.toml: accuracy is unproven, and inputs for speed are generated"
+
+
+def _candidate(result: Result, captured: Captured) -> CandidateSummary:
+    measured = result.report.measurement if result.report else None
+    evaluation = result.report.evaluation if result.report else None
+    recipe = result.candidate.recipe
+    agreements = [found.value for found in evaluation.golden] if evaluation else []
+    return CandidateSummary(
+        identifier=result.candidate.identifier,
+        toolchain=recipe.toolchain,
+        precision=recipe.precision,
+        role=result.role,
+        status=result.status,
+        step=result.step,
+        reason=deciding(result),
+        size_bytes=result.size_bytes,
+        load_ms=_rounded(measured.load_ms) if measured else None,
+        first_run_ms=_rounded(measured.first_run_ms) if measured else None,
+        evaluated_at={name: dim[1] for name, dim in captured.program.signature.dims.items()},
+        latency_ms=_latency(measured, result) if measured else None,
+        throughput_per_s=_rounded(measured.throughput_per_s) if measured else None,
+        peak_memory_bytes=measured.memory_peak_bytes if measured else None,
+        memory_increment_bytes=measured.memory_increment_bytes if measured else None,
+        estimate=result.estimate or Estimate(latency_ms=None, peak_memory_bytes=None),
+        accuracy=_accuracy(result.accuracy),
+        numerics=NumericsSummary(cosine_min=min(agreements), max_abs=evaluation.max_abs)
+        if evaluation and agreements
+        else None,
+        placement=dict(result.placement),
+        limits=result.verdicts,
+        notes=tuple(measured.notes) if measured else (),
+    )
+
+
+def _latency(measured: Measurement, result: Result) -> LatencySummary:
+    latency = measured.latency_ms
+    return LatencySummary(
+        p50=round(latency.p50, 4),
+        p90=_rounded(latency.p90),
+        p95=_rounded(latency.p95),
+        p99=_rounded(latency.p99),
+        n=latency.n,
+        low=round(latency.low, 4),
+        high=round(latency.high, 4),
+        stable=latency.stable,
+        evidence=result.report.speed_evidence if result.report else "host",
+    )
+
+
+def _accuracy(found: Accuracy | None) -> AccuracySummary | None:
+    if found is None or found.final is None:
+        return None
+    drop = found.final
+    return AccuracySummary(
+        metric=found.metric,
+        value=drop.variant_mean,
+        original=drop.original_mean,
+        drop=drop.value,
+        low=drop.low,
+        high=drop.high,
+        n=drop.n,
+        evidence=found.evidence,
+    )
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

@@ -1,0 +1,249 @@
+"""OpenVINO: a program becomes an IR (`model.xml`, `model.bin`) for Intel's CPUs, GPUs and NPUs.
+
+Precision `f32` stores the weights as they are. The others store what is left in floats as f16, the
+vendor's default: half the size, and more mantissa than bf16 has. What the arithmetic uses is an
+option of the session (`INFERENCE_PRECISION_HINT`); `int8` is NNCF's post-training quantisation.
+All backends share one file; only the session's `device` differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from agent.errors import ToolchainError
+from agent.manifest import Runtime, Signature, TensorSpec
+from agent.sessions.openvino import without_telemetry
+from agent.tensors import Array
+from targets.interface import Availability, Calibration, Lowered, Problem, Program, Recipe
+from targets.lowering.vendor import availability, vendor_errors, version_of
+
+NAME = "openvino"
+EXTRA = "intel"
+FORMAT = "openvino"
+
+_BACKENDS = ("CPU", "GPU", "NPU")
+_PRECISIONS = ("f32", "bf16", "f16", "int8")
+_PRESETS = ("performance", "mixed")
+_RECURRENT_OPSET = 20
+
+
+def available() -> Availability:
+    """The installed packages; torch is needed only for programs that come from it."""
+    return availability(("openvino", "nncf", "numpy"), ("torch", "onnx", "onnxscript"), EXTRA)
+
+
+def supports(program: Program, recipe: Recipe) -> list[Problem]:
+    """What speaks against lowering this program with this recipe."""
+    backend = recipe.backend or "CPU"
+    dynamic = [name for name, (low, _, high) in program.signature.dims.items() if low < high]
+    problems = [
+        Problem(what="OpenVINO has no such operator without an extension", where=name)
+        for name in program.custom_ops
+    ]
+    if recipe.precision not in _PRECISIONS:
+        problems.append(Problem(what=f"known precisions are {_PRECISIONS}", where=recipe.precision))
+    if backend not in _BACKENDS:
+        problems.append(Problem(what=f"known backends are {_BACKENDS}", where=backend))
+    elif recipe.options.get("device", "CPU") != backend:
+        problems.append(
+            Problem(what=f"the session's option `device` does not say {backend}", where=backend)
+        )
+    if backend == "NPU":
+        problems += [Problem(what="the NPU takes fixed shapes only", where=dim) for dim in dynamic]
+    if recipe.opset is not None:
+        problems.append(Problem(what="an IR has no ONNX opset", where=f"opset {recipe.opset}"))
+    problems += _quantisation_problems(recipe)
+    if program.kind == "exported" and version_of("torch") is None:
+        problems.append(Problem(what="it comes from torch, which is not installed", where="torch"))
+    return problems
+
+
+def lower(
+    program: Program, recipe: Recipe, calibration: Calibration | None, out: Path
+) -> Lowered:
+    """Convert, name, quantise and save.
+
+    Raises:
+        ToolchainError: OpenVINO or NNCF refuses, or int8 has no calibration data.
+    """
+    if recipe.precision == "int8" and not calibration:
+        raise ToolchainError(
+            "int8 by NNCF needs calibration data, and there is none.",
+            cause="The project has no [data] samples, or its calibration split is empty.",
+            remedy="Declare samples in sdk.toml: a few hundred real inputs are enough.",
+        )
+    with without_telemetry():
+        import openvino
+
+    with vendor_errors(
+        "OpenVINO cannot convert the program",
+        cause="An operator has no conversion rule.",
+        remedy="Rewrite it with common operators, or use another toolchain.",
+    ):
+        model = _convert(openvino, program, out)
+        _name(model, program)
+        _fix_shapes(openvino, model, program.signature)
+    _check(model, program.signature)
+    notes = []
+    if calibration and recipe.precision == "int8":
+        model = _quantise(model, recipe, calibration)
+        notes.append(f"quantised with {_sample_count(recipe, calibration)} samples")
+    with vendor_errors(
+        "OpenVINO cannot write the IR",
+        cause="The disk is full or the folder cannot be written.",
+        remedy="Make room, then build again.",
+    ):
+        openvino.save_model(
+            model, out / "model.xml", compress_to_fp16=recipe.precision != "f32"
+        )
+    release = ".".join(str(version_of("openvino")).split(".")[:2])
+    return Lowered(
+        files=("model.xml", "model.bin"),
+        # Newer runtimes read older IR; nobody promises the reverse.
+        runtime=Runtime(format=FORMAT, at_least=release, below=None),
+        placement={},
+        notes=tuple(notes),
+    )
+
+
+def _quantisation_problems(recipe: Recipe) -> Iterator[Problem]:
+    if recipe.precision != "int8":
+        if recipe.quantisation is not None:
+            yield Problem(what=f"{recipe.precision} is not quantised", where="quantisation")
+        return
+    chosen = recipe.quantisation or {}
+    if chosen.get("method") != "nncf":
+        yield Problem(what="int8 is made by NNCF alone", where=f"method {chosen.get('method')}")
+    elif version_of("nncf") is None:
+        yield Problem(what="it is not installed", where="nncf")
+    if chosen.get("preset", "performance") not in _PRESETS:
+        yield Problem(what=f"known presets are {_PRESETS}", where=f"preset {chosen['preset']}")
+    if chosen.get("model_type") not in (None, "transformer"):
+        yield Problem(
+            what="known is `transformer`, or none", where=f"model_type {chosen['model_type']}"
+        )
+
+
+def _convert(openvino: Any, program: Program, out: Path) -> Any:
+    if program.kind == "onnx":
+        return openvino.convert_model(str(program.path))
+    from targets.lowering.export import export_onnx, is_recurrent, load_exported
+
+    exported = load_exported(program)
+    if not is_recurrent(exported):
+        return openvino.convert_model(exported)
+    # Converted directly, every time step becomes its own dozen operators; through ONNX a GRU or
+    # LSTM stays one operator with a kernel of its own.
+    scratch = out / "recurrent.onnx"
+    written = export_onnx(exported, program.signature, scratch, opset=_RECURRENT_OPSET)
+    model = openvino.convert_model(str(scratch))
+    # The weights may still be mapped from these files: on Linux and macOS they live on unnamed.
+    for name in written:
+        (out / name).unlink()
+    return model
+
+
+def _name(model: Any, program: Program) -> None:
+    """Give the ports the signature's names, and take those names from everything else."""
+    signature = program.signature
+    inputs = _ports(model.inputs, signature.inputs, by_name=program.kind == "onnx")
+    outputs = _ports(model.outputs, signature.outputs, by_name=program.kind == "onnx")
+    for operator in model.get_ops():
+        for port in operator.outputs():
+            port.get_tensor().set_names(set())
+    for port, spec in [
+        *zip(inputs, signature.inputs, strict=True),
+        *zip(outputs, signature.outputs, strict=True),
+    ]:
+        # Added, not set: an input that is returned as it came has two names.
+        port.get_tensor().add_names({spec.name})
+
+
+def _ports(ports: Any, specs: tuple[TensorSpec, ...], *, by_name: bool) -> list[Any]:
+    if len(ports) != len(specs):
+        raise ToolchainError(
+            f"The converted model has {len(ports)} ports where the signature has "
+            f"{[spec.name for spec in specs]}.",
+            cause="The converter dropped or added one.",
+            remedy="Remove inputs that the model does not use.",
+        )
+    if not by_name:
+        return list(ports)
+    named = {name: port for port in ports for name in port.get_names()}
+    return [named[spec.name] for spec in specs]
+
+
+def _fix_shapes(openvino: Any, model: Any, signature: Signature) -> None:
+    """Restore the declared sizes: the converter makes every axis of every input dynamic."""
+
+    def size(entry: int | str) -> Any:
+        if isinstance(entry, int):
+            return openvino.Dimension(entry)
+        low, _, high = signature.dims[entry]
+        return openvino.Dimension(low, high)
+
+    model.reshape(
+        {
+            spec.name: openvino.PartialShape([size(entry) for entry in spec.shape])
+            for spec in signature.inputs
+        }
+    )
+
+
+def _check(model: Any, signature: Signature) -> None:
+    for port, spec in [
+        *((model.input(spec.name), spec) for spec in signature.inputs),
+        *((model.output(spec.name), spec) for spec in signature.outputs),
+    ]:
+        found = str(port.get_element_type().to_dtype())
+        if found != spec.dtype:
+            raise ToolchainError(
+                f"{spec.name} is {found} in the converted model, {spec.dtype} in the program.",
+                cause="The converter changed the type.",
+                remedy="Cast it to float32 or int64 inside the model.",
+            )
+
+
+def _sample_count(recipe: Recipe, calibration: Calibration) -> int:
+    return min(int((recipe.quantisation or {}).get("samples", 300)), len(calibration))
+
+
+def _quantise(model: Any, recipe: Recipe, calibration: Calibration) -> Any:
+    chosen: Mapping[str, Any] = recipe.quantisation or {}
+    with vendor_errors(
+        "NNCF cannot quantise the model",
+        cause="The calibration data does not fit the model, or an operator confuses NNCF.",
+        remedy="Check the samples, or leave int8 out for this model.",
+    ):
+        with without_telemetry():
+            import nncf
+        parallel = {
+            "performance": nncf.QuantizationPreset.PERFORMANCE,
+            "mixed": nncf.QuantizationPreset.MIXED,
+        }
+        transformer = chosen.get("model_type") == "transformer"
+        return nncf.quantize(
+            model,
+            nncf.Dataset(_Samples(calibration)),
+            preset=parallel[chosen.get("preset", "performance")],
+            target_device=nncf.TargetDevice[recipe.backend or "CPU"],
+            subset_size=_sample_count(recipe, calibration),
+            fast_bias_correction=bool(chosen.get("fast_bias_correction", True)),
+            model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+        )
+
+
+class _Samples:
+    """What NNCF takes for a dataset: iterable again and again, and of known length."""
+
+    def __init__(self, calibration: Calibration) -> None:
+        self._calibration = calibration
+
+    def __iter__(self) -> Iterator[dict[str, Array]]:
+        for inputs in self._calibration:
+            yield dict(inputs)
+
+    def __len__(self) -> int:
+        return len(self._calibration)
