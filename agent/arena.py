@@ -22,8 +22,12 @@ from agent.identity import Conditions, conditions_now
 from agent.measurement import Failure, Measurement, latency
 from agent.processes import Child, ChildError
 from agent.quantiles import is_stable
+from agent.tensors import Array
 
 OnEvent = Callable[[Mapping[str, Any]], None]
+
+_FEWEST_ROUNDS = 3  # even of a model of many seconds a run, whatever the budget
+_OVERDRAFT = 4  # a slow contestant may overspend while rounds are still few, but not endlessly
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +52,8 @@ class Budget:
     min_runs: int = 100
     """A stable median ends the contest only when each contestant ran so often (p99 takes 459)."""
     max_runs: int = 100_000
-    min_rounds: int = 6
-    """The fewest turns whose medians have a 95 % interval."""
+    min_rounds: int = 9
+    """The fewest turns whose 95 % interval leaves out the least and the greatest of them."""
     tolerance: float = 0.05
     """How far the latest windows, or the two halves of all, may differ and be stable."""
     stable_rounds: int = 5
@@ -65,19 +69,18 @@ class _Entrant:
     loaded: dict[str, Any]
     conditions: Conditions
     run_ms: float
-    windows: list[list[int]] = dataclasses.field(default_factory=list)
+    windows: list[Array] = dataclasses.field(default_factory=list)
+    medians: list[float] = dataclasses.field(default_factory=list)
+    runs: int = 0
+    seconds: float = 0.0
 
-    @property
-    def medians(self) -> list[float]:
-        return [float(np.median(window)) for window in self.windows]
-
-    @property
-    def runs(self) -> int:
-        return sum(len(window) for window in self.windows)
-
-    @property
-    def seconds(self) -> float:
-        return sum(map(sum, self.windows)) / 1e9
+    def add(self, latencies_ns: list[int]) -> None:
+        """Take in one window."""
+        window = np.asarray(latencies_ns, np.float64)
+        self.windows.append(window)
+        self.medians.append(float(np.median(window)))
+        self.runs += len(window)
+        self.seconds += float(window.sum()) / 1e9
 
 
 class Arena:
@@ -104,7 +107,7 @@ class Arena:
         self._failures: dict[str, Failure] = {}
         self._spins: list[float] = []
 
-    def __enter__(self) -> Arena:  # noqa: PYI034  typing.Self needs Python 3.11
+    def __enter__(self) -> Arena:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -115,17 +118,17 @@ class Arena:
         name = contestant.name
         before = conditions_now()
         try:
-            child = Child(
-                [contestant.python, "-c", BOOTSTRAP, str(Path(__file__).parent), str(os.getpid())],
-                log=self._log_folder / (re.sub(r"[^\w.+-]", "_", name) + ".log"),
-                folder=self._log_folder,
-            )
-            self._children.callback(child.end)
-            self._tell({"event": "started", "name": name, "pid": child.pid})
+            child = self._start(contestant)
+        except ChildError as error:
+            self._fail(name, error.kind, str(error))
+            return
+        self._tell({"event": "started", "name": name, "pid": child.pid})
+        try:
             folder, inputs = str(contestant.folder.resolve()), str(self._inputs)
             loaded = self._ask(child, "load", folder=folder, inputs=inputs)
             warm = self._ask(child, "warm", seconds=self._budget.warmup_s)
         except ChildError as error:
+            child.end()  # now: it may be spinning, or hold what the others need
             self._fail(name, error.kind, str(error))
             return
         if warm["nan"]:
@@ -136,6 +139,15 @@ class Arena:
         self._running[name] = _Entrant(child, loaded, before, warm["run_ms"])
         self._tell({"event": "loaded", "name": name, "load_ms": loaded["load_ms"]})
 
+    def _start(self, contestant: Contestant) -> Child:
+        child = Child(
+            [contestant.python, "-c", BOOTSTRAP, str(Path(__file__).parent), str(os.getpid())],
+            log=self._log_folder / (re.sub(r"[^\w.+-]", "_", contestant.name) + ".log"),
+            folder=self._log_folder,
+        )
+        self._children.callback(child.end)
+        return child
+
     def goes_on(self) -> bool:
         """Is another round wanted?"""
         entrants = list(self._running.values())
@@ -144,10 +156,11 @@ class Arena:
         budget = self._budget
         rounds = len(entrants[0].windows)
         spent = max(entrant.seconds for entrant in entrants)
-        if rounds < budget.min_rounds:
-            # A model of many seconds a run still gets three turns, not an endless six.
-            return rounds < 3 or spent < 4 * budget.seconds_per_contestant
-        return not all(
+        if rounds < _FEWEST_ROUNDS:
+            return True
+        if spent >= _OVERDRAFT * budget.seconds_per_contestant:
+            return False
+        return rounds < budget.min_rounds or not all(
             entrant.seconds >= budget.seconds_per_contestant
             or entrant.runs >= budget.max_runs
             or (entrant.runs >= budget.min_runs and self._stable(entrant))
@@ -173,7 +186,7 @@ class Arena:
                 self._fail(name, error.kind, str(error))
                 continue
             entrant.child.pause()
-            entrant.windows.append(answer["latencies_ns"])
+            entrant.add(answer["latencies_ns"])
             self._tell(
                 {
                     "event": "window",

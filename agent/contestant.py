@@ -1,18 +1,15 @@
 """The child that measures: it holds one loaded variant and answers the questions of `agent.bench`.
 
 Every contestant has a process of its own, because two runtimes in one spoil each other. The
-runtime is imported and the inputs are read first, so that the time of the load and the memory
-above the baseline are the variant's own.
+inputs are read and the runtime is imported first (where its session module has `import_runtime`),
+so that the time of the load and the memory above the baseline are the variant's own.
 """
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import gc
-import importlib
 import importlib.metadata
-import inspect
 import os
 import platform
 import time
@@ -78,7 +75,8 @@ class _Contestant:
         self._inputs = read_inputs(Path(inputs), record.signature)
         self._next = 0
         module = sessions.session_module(record.runtime.format)
-        import_ms = _timed_ms(lambda: import_runtime(module))
+        import_runtime = getattr(module, "import_runtime", None)
+        import_ms = None if import_runtime is None else _timed_ms(import_runtime)
         gc.collect()
         self._peak_before = tree_peak(os.getpid())
         self._baseline = memory(os.getpid())
@@ -199,24 +197,6 @@ def read_inputs(path: Path, signature: Signature) -> list[dict[str, Array]]:
         copies = {name: np.array(array) for name, array in inputs.items()}  # off the mapped file
         chosen.append(sessions.check_inputs(signature, copies))
     return chosen
-
-
-def import_runtime(module: Any) -> None:
-    """Do now the imports that a session module does inside its functions.
-
-    They stand there so that a missing runtime breaks nothing else; done ahead, the runtime's own
-    memory and start are not taken for the variant's. One that fails is left for `load` to report.
-    """
-    for node in ast.walk(ast.parse(inspect.getsource(module))):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        else:
-            continue
-        for name in names:
-            with contextlib.suppress(ImportError):  # also what is no module but a name in one
-                importlib.import_module(name)
 
 
 def _versions(package: str) -> dict[str, str]:

@@ -143,13 +143,15 @@ def _saddlepoint(atoms: Floats, counts: Floats, threshold: float) -> float:
     """The same probability by Lugannani and Rice: the sum of gammas, weighted by distance, > 0."""
     distances = np.append(atoms - threshold, 1.0 - threshold)
     shapes = np.append(counts, 1.0)
-    low, high = 1.0 / float(distances.min()), 1.0 / float(distances.max())
-    for _ in range(200):
-        point = (low + high) / 2.0
-        slope = float(shapes @ (distances / (1.0 - distances * point)))
+    low, high, point = 1.0 / float(distances.min()), 1.0 / float(distances.max()), 0.0
+    for _ in range(100):  # Newton's method for where the slope is 0, held inside its bracket
+        scaled = distances / (1.0 - distances * point)
+        slope = float(shapes @ scaled)
         low, high = (point, high) if slope < 0.0 else (low, point)
-        if high - low <= 1e-13 * abs(point):
+        step = slope / float(shapes @ np.square(scaled))
+        if abs(step) <= 1e-12 * (high - low):
             break
+        point = point - step if low < point - step < high else (low + high) / 2.0
     scaled = distances / (1.0 - distances * point)
     curvature = float(shapes @ np.square(scaled))
     signed = math.copysign(

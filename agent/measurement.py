@@ -10,6 +10,7 @@ import numpy as np
 
 from agent.identity import Conditions
 from agent.quantiles import Interval, median_interval, quantile_bounds, samples_for
+from agent.tensors import Array
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
@@ -37,8 +38,8 @@ class Measurement:
 
     name: str
     latency_ms: Latency
-    import_ms: float
-    """The runtime's own import; not part of the load."""
+    import_ms: float | None
+    """The runtime's own import; null where it could not be told apart, and is part of the load."""
     load_ms: float
     first_run_ms: float
     throughput_per_s: float
@@ -99,7 +100,7 @@ def compare(a: Measurement, b: Measurement) -> Ratio:
     return Ratio(value=found.value, low=found.low, high=found.high, rounds=rounds)
 
 
-def latency(windows: Sequence[Sequence[int]], *, stable: bool) -> Latency:
+def latency(windows: Sequence[Sequence[int] | Array], *, stable: bool) -> Latency:
     """The latency's quantiles from windows of nanoseconds.
 
     Runs within a window are alike, so counted as independent they make too narrow an interval.

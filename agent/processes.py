@@ -47,6 +47,7 @@ class Child:
     def __init__(self, command: Sequence[str], *, log: Path, folder: Path) -> None:
         self._log = log
         self._pending = b""
+        self._over = False
         to_read, self._questions = os.pipe()
         self._answers, to_write = os.pipe()
         try:
@@ -104,8 +105,9 @@ class Child:
 
     def end(self) -> None:
         """Kill the process and all that descend from it, paused or not, and reap it."""
-        if self._process.returncode is not None:
+        if self._over:  # reaped: its number may be somebody else's by now
             return
+        self._over = True
         members = tree(self.pid)
         self._signal(signal.SIGKILL)
         for pid in members[1:]:  # those that left the group
@@ -113,12 +115,13 @@ class Child:
                 os.kill(pid, signal.SIGKILL)
         os.close(self._questions)
         os.close(self._answers)
-        self._process.wait()
+        # One that a driver holds in the kernel cannot be killed; waiting on would hang here too.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=10)
 
     def _signal(self, number: signal.Signals) -> None:
-        if self._process.returncode is None:  # once it is reaped the number may be another's
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.pid, number)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
 
     def _answer(self, verb: str, time_limit_s: float, memory_limit: int | None) -> dict[str, Any]:
         deadline = time.monotonic() + time_limit_s

@@ -5,20 +5,26 @@ The command line is a thin layer over these; both give the same results.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from agent.bench import Budget, Comparison, Measurement, bench_one, compare_folders
 from agent.codec import decode
 from agent.errors import UsageError, VerificationError
+from agent.tensors import TensorWriter
 from agent.variant import read_record, verify_files
 from sdk import conductor
+from sdk.capture.golden import is_at_opt
 from sdk.catalog import Build, Catalog
 from sdk.events import OnEvent, ignore
 from sdk.folders import data_folder
 from sdk.golden_check import GoldenCheck, check_golden
 from sdk.limits import check_limit
+from sdk.samples import StoredSamples, write_sample
 from sdk.summary import Summary
 
 
@@ -70,9 +76,8 @@ def bench(variant: str | Path, *, seconds: float = 3.0) -> Measurement:
         ToolchainError: it cannot be loaded or run here.
     """
     folder = Path(variant)
-    return bench_one(
-        folder, inputs=golden_file(folder), budget=Budget(seconds_per_contestant=seconds)
-    )
+    with _opt_inputs(folder) as inputs:
+        return bench_one(folder, inputs=inputs, budget=Budget(seconds_per_contestant=seconds))
 
 
 def compare(left: str | Path, right: str | Path, *, seconds: float = 3.0) -> Comparison:
@@ -90,9 +95,10 @@ def compare(left: str | Path, right: str | Path, *, seconds: float = 3.0) -> Com
             cause="They are variants of different models.",
             remedy="Compare two variants of one model.",
         )
-    return compare_folders(
-        first, second, inputs=golden_file(first), budget=Budget(seconds_per_contestant=seconds)
-    )
+    with _opt_inputs(first) as inputs:
+        return compare_folders(
+            first, second, inputs=inputs, budget=Budget(seconds_per_contestant=seconds)
+        )
 
 
 def verify(variant: str | Path) -> GoldenCheck:
@@ -130,6 +136,20 @@ def read_summary(path: str | Path) -> Summary:
         ) from error
     except ValueError as error:
         raise VerificationError(f"{file} is not JSON: {error}.", remedy="Build again.") from error
+
+
+@contextlib.contextmanager
+def _opt_inputs(variant: Path) -> Iterator[Path]:
+    """The golden inputs at the dims' `opt` sizes: what a build measures with, too."""
+    signature = read_record(variant).signature
+    samples = StoredSamples(golden_file(variant))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "inputs.safetensors"
+        with TensorWriter(path) as writer:
+            at_opt = (sample for sample in samples if is_at_opt(sample.inputs, signature))
+            for index, sample in enumerate(at_opt):
+                write_sample(writer.add, index, dataclasses.replace(sample, outputs={}))
+        yield path
 
 
 def golden_file(variant: Path) -> Path:

@@ -127,10 +127,10 @@ def profile_toml(profile: Profile) -> str:
     lines = [f"{key} = {_string(getattr(profile, key))}" for key in ("name", "target", "title")]
     lines += [f"platform = {_string(profile.platform)}", f"arch = {_string(profile.arch)}"]
     sources = profile.sources
-    if "isa" in sources:
+    if profile.isa or "isa" in sources:
         complete = "true" if profile.isa_complete else "false"
         value = f"value = {_value(list(profile.isa))}, complete = {complete}"
-        lines.append(f"isa = {{ {value}, source = {_string(sources['isa'])} }}")
+        lines.append(f"isa = {{ {value}, source = {_string(sources.get('isa', 'not told'))} }}")
     lines.append(_sourced("cores", profile.cores, sources.get("cores", "not told")))
     if profile.memory_bytes is not None:
         source = sources.get("memory_bytes", "not told")

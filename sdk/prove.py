@@ -88,7 +88,7 @@ def proves_numerics(profile: Profile, device: Fingerprint, found: Evidence) -> b
 
 def _same_isa(profile: Profile, device: Fingerprint) -> bool:
     identity = device.identity
-    return isa_class(profile.arch, profile.isa) == isa_class(
+    return profile.isa_class is not None and profile.isa_class == isa_class(
         str(identity.get("arch")), tuple(identity.get("isa", ())), identity.get("sm")
     )
 

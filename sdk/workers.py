@@ -78,7 +78,9 @@ class Workers:
         log = folder / "log.txt"
         with storage_errors(folder):
             (folder / "out").mkdir(exist_ok=True)
-            (folder / "request.json").write_text(json.dumps({"step": step, "parent": os.getpid(), "payload": payload}))
+            (folder / "request.json").write_text(
+                json.dumps({"step": step, "parent": os.getpid(), "payload": payload})
+            )
         command = [limits.python, "-P", "-m", "sdk.step", str(folder)]
         with log.open("ab") as stream, self._spawned(command, folder, stream) as process:
             end = _watch(process, limits)

@@ -20,8 +20,10 @@ VNNI = ("avx512_vnni", "avx_vnni")
 BF16 = ("avx512_bf16", "amx_bf16")
 F16 = ("avx512_fp16", "amx_fp16")
 
-NNCF_SAMPLES = 300  # NNCF's own default: more changed nothing its authors could see
-ONNXRUNTIME_SAMPLES = 100  # ranges settle early, and every sample costs a run of the f32 model
+NNCF_SAMPLES = 300  # NNCF's own default
+# A compromise that nobody has tuned yet: each sample costs a run of the f32 model with every
+# intermediate result kept.
+ONNXRUNTIME_SAMPLES = 100
 PT2E_SAMPLES = 100
 OPSET = 20  # what torch.onnx writes by default; every ONNX Runtime since 1.17 reads it
 _ATTENTION = ("scaled_dot_product_attention", "softmax", "attention")

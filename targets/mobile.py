@@ -15,7 +15,7 @@ NAME = "mobile"
 TITLE = "Android and iOS phones, by ExecuTorch"
 DEFAULT_PROFILE = "snapdragon-8-gen-3"
 
-PT2E_SAMPLES = 100  # as for Intel's CPUs: the same quantiser, the same ranges
+PT2E_SAMPLES = 100  # as for Intel's CPUs: the same quantiser
 
 
 def recipes(request: Request) -> Iterator[Recipe]:

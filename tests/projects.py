@@ -303,6 +303,7 @@ _TWO_INPUTS = UserProject(
         "inputs": _inputs(
             measurements=("float32", ["batch", 16]), categories=("int64", ["batch", 3])
         ),
+        "limits": {"accuracy_drop": 0.2},  # answers of an untrained net lie close together
     },
 )
 

@@ -283,10 +283,10 @@ def test_fifty_thousand_distinct_values_stay_cheap():
         ("mixture", [-1.0, 0.0, 0.02, 1.0], [0.01, 0.9, 0.06, 0.03]),
     ],
 )
-@pytest.mark.parametrize("n", [5, 40, 150])
+@pytest.mark.parametrize("n", [5, 30, 100])
 def test_both_bounds_cover_the_true_mean_as_often_as_they_say(name, values, shares, n):
     rng = np.random.default_rng(5)
-    truth, trials = float(np.dot(values, shares)), 600
+    truth, trials = float(np.dot(values, shares)), 300
     draws = rng.choice(values, p=shares, size=(trials, n))
     above = sum(mean_upper_bound(d, top=1.0, confidence=0.95) >= truth - 1e-12 for d in draws)
     below = sum(-mean_upper_bound(-d, top=1.0, confidence=0.95) <= truth + 1e-12 for d in draws)

@@ -36,7 +36,11 @@ class Session(Protocol):
 
 
 class SessionModule(Protocol):
-    """A module in this folder: `PACKAGE` is the distribution whose version the runtime has."""
+    """A module in this folder: `PACKAGE` is the distribution whose version the runtime has.
+
+    It may also have `import_runtime()`, which does all the imports that `load` will need: then
+    `agent.bench` can tell the runtime's own memory and start from the variant's.
+    """
 
     FORMAT: str
     PACKAGE: str

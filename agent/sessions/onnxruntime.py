@@ -42,8 +42,7 @@ def load(path: Path, options: Mapping[str, Any], signature: Signature) -> Sessio
         UsageError: an option is not known.
         ToolchainError: the runtime refuses the file or an option.
     """
-    import onnxruntime
-
+    onnxruntime = import_runtime()
     settings = _settings(onnxruntime, options)
     providers = list(options.get("providers", ("CPUExecutionProvider",)))
     names = [entry if isinstance(entry, str) else entry[0] for entry in providers]
@@ -68,6 +67,13 @@ def load(path: Path, options: Mapping[str, Any], signature: Signature) -> Sessio
             remedy="Copy or build it again, or update onnxruntime.",
         ) from error
     return _Session(runtime, signature, failures)
+
+
+def import_runtime() -> Any:
+    """All that `load` imports, so that its memory can be told from the variant's."""
+    import onnxruntime
+
+    return onnxruntime
 
 
 def _settings(onnxruntime: Any, options: Mapping[str, Any]) -> Any:
@@ -109,9 +115,7 @@ def _failures(onnxruntime: Any) -> tuple[type[Exception], ...]:
     """The runtime's exceptions: they share no base class, and each release adds some."""
     module = onnxruntime.capi.onnxruntime_pybind11_state
     found = [getattr(module, name) for name in dir(module)]
-    return tuple(
-        kind for kind in found if isinstance(kind, type) and issubclass(kind, Exception)
-    )
+    return tuple(kind for kind in found if isinstance(kind, type) and issubclass(kind, Exception))
 
 
 class _Session:

@@ -27,9 +27,7 @@ def load(path: Path, options: Mapping[str, Any], signature: Signature) -> Sessio
     Raises:
         ToolchainError: the runtime refuses the file, the device or an option.
     """
-    with without_telemetry():
-        import openvino
-
+    openvino = import_runtime()
     device = str(options.get("device", "CPU"))
     properties = {name: value for name, value in options.items() if name != "device"}
     core = openvino.Core()
@@ -38,13 +36,20 @@ def load(path: Path, options: Mapping[str, Any], signature: Signature) -> Sessio
         compiled = core.compile_model(model, device, properties)
     except (RuntimeError, TypeError) as error:
         raise ToolchainError(
-            f"OpenVINO {openvino.__version__} cannot load {path.name} on {device}: "
+            f"OpenVINO {openvino.__version__.split('-')[0]} cannot load {path.name} on {device}: "
             f"{_reason(error)}",
             cause="The file or its .bin is missing or cut short, the device is not in "
             f"{core.available_devices}, or an option of {properties} is not known to it.",
             remedy="Copy or build it again, or choose a variant for this device.",
         ) from error
     return _Session(compiled, signature)
+
+
+def import_runtime() -> Any:
+    """All that `load` imports, so that its memory can be told from the variant's."""
+    with without_telemetry():
+        import openvino
+    return openvino
 
 
 @contextlib.contextmanager

@@ -46,6 +46,15 @@ def resized(
     return arrays
 
 
+def is_at_opt(inputs: Mapping[str, Array], signature: Signature) -> bool:
+    """Whether every dynamic axis has its dim's `opt` size."""
+    return all(
+        size == (signature.dims[named][1] if isinstance(named, str) else named)
+        for spec in signature.inputs
+        for size, named in zip(inputs[spec.name].shape, spec.shape, strict=True)
+    )
+
+
 def generated(signature: Signature, sizes: Sizes, seed: int) -> dict[str, Array]:
     """Stand-ins where there are no samples: good for speed, and for comparing two runtimes.
 

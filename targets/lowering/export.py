@@ -117,7 +117,11 @@ def _values(model: Any) -> Iterator[Any]:
     seen: set[int] = set()
     for graph in model.graphs():
         own = [*graph.inputs, *graph.initializers.values()]
-        made = [value for node in onnx_ir.traversal.RecursiveGraphIterator(graph) for value in node.outputs]
+        made = [
+            value
+            for node in onnx_ir.traversal.RecursiveGraphIterator(graph)
+            for value in node.outputs
+        ]
         for value in (*own, *made):
             if id(value) not in seen:
                 seen.add(id(value))

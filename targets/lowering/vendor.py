@@ -56,6 +56,8 @@ def vendor_errors(doing: str, *, cause: str, remedy: str) -> Iterator[None]:
 def summary(error: BaseException) -> str:
     """The telling line of a vendor's message: many begin with places in their own sources."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if not line.startswith(("Exception from", "Traceback", "File "))]
+    telling = [
+        line for line in lines if not line.startswith(("Exception from", "Traceback", "File "))
+    ]
     shown = (telling or lines or [type(error).__name__])[0]
     return f"{shown[:300]}{'…' if len(shown) > 300 else ''}"

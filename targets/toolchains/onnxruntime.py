@@ -7,32 +7,201 @@ recurrent cells; it needs no data.
 
 from __future__ import annotations
 
-import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from agent.errors import ToolchainError
 from agent.manifest import Runtime, Signature
-from agent.tensors import Array
 from targets.interface import Availability, Calibration, Lowered, Problem, Program, Recipe
+from targets.lowering import onnx_quantise
+from targets.lowering.export import (
+    EXPORT_OPSETS,
+    SINGLE_FILE_BYTES,
+    export_onnx,
+    load_exported,
+)
 from targets.lowering.vendor import availability, vendor_errors, version_of
 
 NAME = "onnxruntime"
 EXTRA = "intel"
 FORMAT = "onnxruntime"
 
+_FILE = "model.onnx"
+_PRECISIONS = ("f32", "int8")
 _DEFAULT_OPSET = 20
 _MAX_IR = 11
 """What ONNX Runtime 1.23 reads, the newest for Python 3.10."""
-_RUNTIME_OF_OPSET = {18: "1.14", 19: "1.16", 20: "1.17", 21: "1.18", 22: "1.21", 23: "1.23"}
-_RUNTIME_OF_IR = {9: "1.15", 10: "1.18", 11: "1.23"}
-_METHODS = ("static", "dynamic")
-_CALIBRATION_METHODS = ("minmax", "entropy", "percentile")
-_DYNAMIC_OPERATORS = ("MatMul", "Gemm", "LSTM", "GRU")
+_RELEASE_OF_OPSET = {18: "1.14", 19: "1.16", 20: "1.17", 21: "1.18", 22: "1.21", 23: "1.23"}
+_RELEASE_OF_IR = {8: "1.14", 9: "1.16", 10: "1.18", 11: "1.23"}
+"""The first ONNX Runtime that reads them."""
 
 
 def available() -> Availability:
     """The installed packages; torch is needed only for programs that come from it."""
     return availability(("onnxruntime", "onnx", "numpy"), ("torch", "onnxscript", "onnx-ir"), EXTRA)
+
+
+def supports(program: Program, recipe: Recipe) -> list[Problem]:
+    """What speaks against lowering this program with this recipe."""
+    inputs = {spec.name for spec in program.signature.inputs}
+    problems = [
+        Problem(what="ONNX Runtime has no such operator without an extension", where=name)
+        for name in program.custom_ops
+    ]
+    problems += [
+        Problem(what="an ONNX graph has no input and output of one name", where=spec.name)
+        for spec in program.signature.outputs
+        if spec.name in inputs
+    ]
+    if recipe.backend not in (None, "CPU"):
+        problems.append(Problem(what="known is the backend CPU", where=str(recipe.backend)))
+    if recipe.opset is not None and recipe.opset not in EXPORT_OPSETS:
+        known = f"opsets go from {EXPORT_OPSETS[0]} to {EXPORT_OPSETS[-1]}"
+        problems.append(Problem(what=known, where=f"opset {recipe.opset}"))
+    if recipe.precision not in _PRECISIONS:
+        problems.append(Problem(what=f"known precisions are {_PRECISIONS}", where=recipe.precision))
+    elif recipe.precision == "int8":
+        problems += onnx_quantise.problems(program, recipe.quantisation or {})
+    elif recipe.quantisation is not None:
+        problems.append(Problem(what="f32 is not quantised", where="quantisation"))
+    if program.kind == "exported":
+        problems += [
+            Problem(what="the program comes from torch, and this is not installed", where=name)
+            for name in ("torch", "onnxscript")
+            if version_of(name) is None
+        ]
+    return problems
+
+
+def lower(program: Program, recipe: Recipe, calibration: Calibration | None, out: Path) -> Lowered:
+    """Export or copy, and quantise.
+
+    Raises:
+        ToolchainError: the exporter or the quantiser refuses, or static int8 has no data.
+    """
+    notes: tuple[str, ...] = ()
+    if recipe.precision == "int8":
+        notes = _quantise(program, recipe, calibration, out)
+    else:
+        _plain(program, recipe, out)
+    _check_names(out / _FILE, program.signature)
+    data = sorted(path.name for path in out.iterdir() if path.name != _FILE)
+    return Lowered(files=(_FILE, *data), runtime=_runtime(out / _FILE), placement={}, notes=notes)
+
+
+def _quantise(
+    program: Program, recipe: Recipe, calibration: Calibration | None, out: Path
+) -> tuple[str, ...]:
+    chosen: Mapping[str, Any] = recipe.quantisation or {}
+    static = chosen.get("method") != "dynamic"
+    if static and not calibration:
+        raise ToolchainError(
+            "Static int8 needs calibration data, and there is none.",
+            cause="The project has no [data] samples, or its calibration split is empty.",
+            remedy="Declare samples in sdk.toml: a few hundred real inputs are enough.",
+        )
+    external = program.weight_bytes > SINGLE_FILE_BYTES
+    with tempfile.TemporaryDirectory(prefix=".float-", dir=out) as scratch:
+        source = _plain(program, recipe, Path(scratch))
+        with vendor_errors(
+            "ONNX Runtime cannot quantise the model",
+            cause="The calibration data does not fit the model, or an operator confuses it.",
+            remedy="Check the samples, or leave int8 out for this model.",
+        ):
+            if not static:
+                onnx_quantise.quantise_dynamic(source, out / _FILE, chosen, external=external)
+                return ("quantised dynamically",)
+            assert calibration is not None
+            onnx_quantise.quantise_static(
+                source, out / _FILE, chosen, calibration, external=external
+            )
+            count = onnx_quantise.sample_count(chosen, calibration)
+    return (f"quantised with {count} samples",)
+
+
+def _plain(program: Program, recipe: Recipe, folder: Path) -> Path:
+    """The program as ONNX in floats: exported, or copied with checks."""
+    path = folder / _FILE
+    if program.kind == "onnx":
+        _copy(program, path, recipe.opset)
+    else:
+        opset = recipe.opset or _DEFAULT_OPSET
+        export_onnx(load_exported(program), program.signature, path, opset=opset)
+    return path
+
+
+def _copy(program: Program, path: Path, opset: int | None) -> None:
+    source = program.path
+    with vendor_errors(
+        f"{source.name} cannot be read as ONNX",
+        cause="It was changed after capture.",
+        remedy="Build again with --fresh.",
+    ):
+        import onnx
+
+        model = onnx.load(str(source))
+    found = _opset(model)
+    if opset is not None and found > opset:
+        raise ToolchainError(
+            f"{source.name} uses opset {found}, the device's runtime takes {opset} at most.",
+            cause="It was exported for a newer runtime.",
+            remedy=f"Export it again with opset_version={opset}.",
+        )
+    # Newer IR versions only add types and annotations; the checker finds those that are in use.
+    model.ir_version = min(model.ir_version, _MAX_IR)
+    with vendor_errors(
+        f"{source.name} cannot be copied",
+        cause="The disk is full, or the model needs an IR version that devices do not read.",
+        remedy="Make room, or export the model again with an older onnx.",
+    ):
+        onnx.save(
+            model,
+            str(path),
+            save_as_external_data=program.weight_bytes > SINGLE_FILE_BYTES,
+            location=f"{path.name}.data",
+        )
+        onnx.checker.check_model(str(path))
+
+
+def _check_names(path: Path, signature: Signature) -> None:
+    """Hold the file against the signature: names are what a session finds its tensors by."""
+    import onnx
+
+    graph = onnx.load(str(path), load_external_data=False).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    for ports, specs in ((graph.input, signature.inputs), (graph.output, signature.outputs)):
+        found = [port.name for port in ports if port.name not in weights]
+        expected = [spec.name for spec in specs]
+        if sorted(found) != sorted(expected):
+            raise ToolchainError(
+                f"The ONNX file has {found}, the signature {expected}.",
+                cause="The exporter or the quantiser dropped or renamed one.",
+                remedy="Rename it in sdk.toml, or use another toolchain.",
+            )
+
+
+def _runtime(path: Path) -> Runtime:
+    """The oldest ONNX Runtime that reads the file, by its opset and IR version."""
+    import onnx
+
+    model = onnx.load(str(path), load_external_data=False)
+    at_least = max(
+        (
+            _release(_opset(model), _RELEASE_OF_OPSET),
+            _release(model.ir_version, _RELEASE_OF_IR),
+        ),
+        key=lambda release: tuple(map(int, release.split(".")[:2])),
+    )
+    return Runtime(format=FORMAT, at_least=at_least, below=None)
+
+
+def _release(level: int, table: Mapping[int, str]) -> str:
+    """The first release that reads this level: the installed one, if the table ends below it."""
+    newer = [known for known in table if known >= level]
+    return table[min(newer)] if newer else str(version_of("onnxruntime"))
+
+
+def _opset(model: Any) -> int:
+    return int(next((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), 1))

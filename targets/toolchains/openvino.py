@@ -25,7 +25,13 @@ FORMAT = "openvino"
 
 _BACKENDS = ("CPU", "GPU", "NPU")
 _PRECISIONS = ("f32", "bf16", "f16", "int8")
-_PRESETS = ("performance", "mixed")
+_QUANTISATION: Mapping[str, tuple[Any, ...]] = {
+    "method": ("nncf",),
+    "preset": ("performance", "mixed"),
+    "model_type": (None, "transformer"),
+    "bias_correction": ("fast", "accurate", "off"),
+}
+"""What a recipe's `quantisation` may choose beside `samples`; the first is the default."""
 _RECURRENT_OPSET = 20
 
 
@@ -60,9 +66,7 @@ def supports(program: Program, recipe: Recipe) -> list[Problem]:
     return problems
 
 
-def lower(
-    program: Program, recipe: Recipe, calibration: Calibration | None, out: Path
-) -> Lowered:
+def lower(program: Program, recipe: Recipe, calibration: Calibration | None, out: Path) -> Lowered:
     """Convert, name, quantise and save.
 
     Raises:
@@ -95,9 +99,7 @@ def lower(
         cause="The disk is full or the folder cannot be written.",
         remedy="Make room, then build again.",
     ):
-        openvino.save_model(
-            model, out / "model.xml", compress_to_fp16=recipe.precision != "f32"
-        )
+        openvino.save_model(model, out / "model.xml", compress_to_fp16=recipe.precision != "f32")
     release = ".".join(str(version_of("openvino")).split(".")[:2])
     return Lowered(
         files=("model.xml", "model.bin"),
@@ -114,16 +116,13 @@ def _quantisation_problems(recipe: Recipe) -> Iterator[Problem]:
             yield Problem(what=f"{recipe.precision} is not quantised", where="quantisation")
         return
     chosen = recipe.quantisation or {}
-    if chosen.get("method") != "nncf":
-        yield Problem(what="int8 is made by NNCF alone", where=f"method {chosen.get('method')}")
-    elif version_of("nncf") is None:
-        yield Problem(what="it is not installed", where="nncf")
-    if chosen.get("preset", "performance") not in _PRESETS:
-        yield Problem(what=f"known presets are {_PRESETS}", where=f"preset {chosen['preset']}")
-    if chosen.get("model_type") not in (None, "transformer"):
-        yield Problem(
-            what="known is `transformer`, or none", where=f"model_type {chosen['model_type']}"
-        )
+    if "method" not in chosen:
+        yield Problem(what=f"it must say one of {_QUANTISATION['method']}", where="method")
+    for name, value in chosen.items():
+        if name in _QUANTISATION and value not in _QUANTISATION[name]:
+            yield Problem(what=f"known are {_QUANTISATION[name]}", where=f"{name} {value!r}")
+        elif name not in _QUANTISATION and name != "samples":
+            yield Problem(what=f"known are {(*_QUANTISATION, 'samples')}", where=name)
 
 
 def _convert(openvino: Any, program: Program, out: Path) -> Any:
@@ -148,6 +147,7 @@ def _convert(openvino: Any, program: Program, out: Path) -> Any:
 def _name(model: Any, program: Program) -> None:
     """Give the ports the signature's names, and take those names from everything else."""
     signature = program.signature
+    _part_ends(model)
     inputs = _ports(model.inputs, signature.inputs, by_name=program.kind == "onnx")
     outputs = _ports(model.outputs, signature.outputs, by_name=program.kind == "onnx")
     for operator in model.get_ops():
@@ -157,8 +157,21 @@ def _name(model: Any, program: Program) -> None:
         *zip(inputs, signature.inputs, strict=True),
         *zip(outputs, signature.outputs, strict=True),
     ]:
-        # Added, not set: an input that is returned as it came has two names.
+        # Added, not set: two outputs may be one tensor.
         port.get_tensor().add_names({spec.name})
+
+
+def _part_ends(model: Any) -> None:
+    """Put an operator between an input and an output that are one tensor.
+
+    The IR keeps the names of outputs only, so the input of such a pair would come back nameless.
+    """
+    from openvino import opset16
+
+    for result in model.get_results():
+        source = result.input_value(0)
+        if source.get_node().get_type_name() == "Parameter":
+            result.input(0).replace_source_output(opset16.identity(source).output(0))
 
 
 def _ports(ports: Any, specs: tuple[TensorSpec, ...], *, by_name: bool) -> list[Any]:
@@ -219,20 +232,32 @@ def _quantise(model: Any, recipe: Recipe, calibration: Calibration) -> Any:
     ):
         with without_telemetry():
             import nncf
-        parallel = {
+        presets = {
             "performance": nncf.QuantizationPreset.PERFORMANCE,
             "mixed": nncf.QuantizationPreset.MIXED,
         }
+        preset = chosen.get("preset", _QUANTISATION["preset"][0])
         transformer = chosen.get("model_type") == "transformer"
-        return nncf.quantize(
+        correction = chosen.get("bias_correction", _QUANTISATION["bias_correction"][0])
+        quantised = nncf.quantize(
             model,
             nncf.Dataset(_Samples(calibration)),
-            preset=parallel[chosen.get("preset", "performance")],
+            preset=presets[preset],
             target_device=nncf.TargetDevice[recipe.backend or "CPU"],
             subset_size=_sample_count(recipe, calibration),
-            fast_bias_correction=bool(chosen.get("fast_bias_correction", True)),
+            fast_bias_correction=correction != "accurate",
             model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                disable_bias_correction=correction == "off"
+            ),
         )
+    if not any(op.get_type_name() == "FakeQuantize" for op in quantised.get_ops()):
+        raise ToolchainError(
+            "NNCF found no operator to quantise.",
+            cause="The model has no convolutions or matrix products that int8 would speed up.",
+            remedy="Leave int8 out for this model.",
+        )
+    return quantised
 
 
 class _Samples:

@@ -138,9 +138,7 @@ def _describe(
     return Program(
         kind=kind,
         path=path,
-        signature=Signature(
-            inputs=entry.inputs, outputs=tuple(outputs), dims=dict(entry.dims)
-        ),
+        signature=Signature(inputs=entry.inputs, outputs=tuple(outputs), dims=dict(entry.dims)),
         digest=hashlib.sha256(path.read_bytes()).hexdigest(),
         costs=(),
         weight_bytes=sum(t.numel() * t.element_size() for t in entry.module().parameters()),
@@ -190,9 +188,7 @@ def _mobile() -> Any:
 
     def block(channels: int, stride: int) -> nn.Module:
         return nn.Sequential(
-            nn.Conv2d(
-                channels, channels, 3, stride, padding=1, groups=channels, bias=False
-            ),
+            nn.Conv2d(channels, channels, 3, stride, padding=1, groups=channels, bias=False),
             nn.BatchNorm2d(channels),
             nn.Hardswish(),
             SqueezeExcite(channels),
@@ -412,7 +408,10 @@ ZOO: dict[str, Entry] = {
             highest=50,
         ),
         Entry(
-            name="batched-cnn", make=_cnn, inputs=(_input("image", "batch", 3, 16, 16),), dims=_BATCH
+            name="batched-cnn",
+            make=_cnn,
+            inputs=(_input("image", "batch", 3, 16, 16),),
+            dims=_BATCH,
         ),
         Entry(
             name="encoder",

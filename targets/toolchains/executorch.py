@@ -1,0 +1,294 @@
+"""ExecuTorch: an exported program to one `.pte` file, for XNNPACK, Vulkan or Core ML.
+
+Recipes: `backend` xnnpack (f32, int8), vulkan (f16) or coreml (f16). For int8, `quantisation` is
+{method: pt2e | nncf-pt2e, samples, per_channel, smooth_quant} (targets/lowering/pt2e.py). Options:
+`threads` for the session; `minimum_deployment_target` (default iOS16) for Core ML here.
+
+What no delegate takes runs on portable kernels, which are slow: the share is in the placement.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from agent.errors import ToolchainError
+from agent.files import storage_errors
+from agent.manifest import Runtime
+from targets.interface import Availability, Calibration, Lowered, Problem, Program, Recipe
+from targets.lowering.export import load_exported
+from targets.lowering.pt2e import METHODS, SETTINGS, quantise_pt2e
+from targets.lowering.vendor import availability, vendor_errors, version_of
+
+NAME = "executorch"
+EXTRA = "mobile"
+FORMAT = "executorch"
+
+_PRECISIONS = {"xnnpack": ("f32", "int8"), "vulkan": ("f16",), "coreml": ("f16",)}
+_DELEGATES = {
+    "xnnpack": "XnnpackBackend",
+    "vulkan": "VulkanBackend",
+    "coreml": "CoreMLBackend",
+}
+_DTYPES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
+"""What the portable kernels take at the border of a program, as numpy names it."""
+
+_DEPLOYMENT_TARGETS = ("iOS15", "iOS16", "iOS17", "iOS18")
+_IDENTIFIER = b"ET12"  # of the .pte format, at byte 4; it has not changed since ExecuTorch 0.1
+_OPTIONS = ("threads", "minimum_deployment_target")
+_FILE = "program.pte"
+
+
+def available() -> Availability:
+    """Which versions are installed; imports none of them."""
+    return availability(("executorch", "torch", "torchao"), ("coremltools", "nncf"), EXTRA)
+
+
+def supports(program: Program, recipe: Recipe) -> list[Problem]:
+    """Why ExecuTorch cannot take this program with this recipe; empty where it can."""
+    if program.kind != "exported":
+        return [Problem(what="ExecuTorch takes exported programs, not ONNX", where="model.source")]
+    backend = str(recipe.backend)
+    if backend not in _PRECISIONS:
+        known = ", ".join(_PRECISIONS)
+        return [Problem(what=f"no backend {backend!r}; known are {known}", where="backend")]
+    return [
+        *_custom_operators(program),
+        *_borders(program),
+        *_choices(recipe, backend),
+    ]
+
+
+def lower(program: Program, recipe: Recipe, calibration: Calibration | None, out: Path) -> Lowered:
+    """Write `program.pte` into `out`.
+
+    Raises:
+        ToolchainError: ExecuTorch refuses the program, or what it wrote is not what was asked for.
+        StorageError: the file cannot be written.
+    """
+    backend = str(recipe.backend)
+    exported = load_exported(program)
+    notes = []
+    if recipe.precision == "int8":
+        settings = dict(recipe.quantisation or {})
+        exported = quantise_pt2e(exported, program.signature, settings, calibration)
+        if calibration is not None and len(calibration) < settings["samples"]:
+            notes.append(
+                f"calibrated with {len(calibration)} samples, {settings['samples']} were asked for"
+            )
+    with vendor_errors(
+        f"ExecuTorch cannot lower the program to {backend}",
+        cause="An operator, or an operator at dynamic sizes, is not supported there.",
+        remedy="Read the log beside the candidate, fix the dims in sdk.toml, or skip this recipe.",
+    ):
+        edge = _to_edge(exported, recipe)
+        counts = _operators(edge.exported_program().graph_module)
+        _check_dims(edge, program)
+        lowered = edge.to_executorch()
+        path = out / _FILE
+        with storage_errors(path), path.open("wb") as stream:
+            lowered.write_to_file(stream)
+    delegated = _check_structure(path, backend)
+    share = counts[backend] / max(counts.total(), 1)
+    if not delegated:
+        notes.append("no operator was delegated: all of it runs on slow portable kernels")
+    return Lowered(
+        files=(_FILE,),
+        runtime=_runtime(),
+        placement={backend: round(share, 4), "portable": round(1 - share, 4)},
+        notes=tuple(notes),
+    )
+
+
+def _custom_operators(program: Program) -> Iterator[Problem]:
+    for name in program.custom_ops:
+        yield Problem(what="ExecuTorch has no kernel for this custom operator", where=name)
+
+
+def _borders(program: Program) -> Iterator[Problem]:
+    for spec in (*program.signature.inputs, *program.signature.outputs):
+        if spec.dtype not in _DTYPES:
+            yield Problem(
+                what=f"ExecuTorch's kernels take {', '.join(_DTYPES)}, not {spec.dtype}",
+                where=spec.name,
+            )
+
+
+def _choices(recipe: Recipe, backend: str) -> Iterator[Problem]:
+    if recipe.precision not in _PRECISIONS[backend]:
+        known = ", ".join(_PRECISIONS[backend])
+        yield Problem(what=f"{backend} takes {known}, not {recipe.precision}", where="precision")
+    for option in sorted(set(recipe.options) - set(_OPTIONS)):
+        yield Problem(what=f"unknown option; known are {', '.join(_OPTIONS)}", where=option)
+    minimum = recipe.options.get("minimum_deployment_target", "iOS16")
+    if minimum not in _DEPLOYMENT_TARGETS:
+        known = ", ".join(_DEPLOYMENT_TARGETS)
+        yield Problem(what=f"{minimum!r} is not among {known}", where="minimum_deployment_target")
+    quantisation = recipe.quantisation
+    if (recipe.precision == "int8") != (quantisation is not None):
+        yield Problem(what="int8, and only int8, says how it is quantised", where="quantisation")
+    if quantisation is None:
+        return
+    if quantisation.get("method") not in METHODS:
+        yield Problem(
+            what=f"no method {quantisation.get('method')!r}; known are {', '.join(METHODS)}",
+            where="quantisation",
+        )
+    for setting in sorted(set(quantisation) - set(SETTINGS)):
+        yield Problem(what=f"unknown setting; known are {', '.join(SETTINGS)}", where=setting)
+    if not isinstance(quantisation.get("samples"), int) or quantisation["samples"] < 1:
+        yield Problem(what="static int8 needs samples of 1 or more", where="quantisation")
+    if quantisation.get("method") == "nncf-pt2e" and version_of("nncf") is None:
+        yield Problem(what="nncf is not installed: pip install nncf", where="quantisation")
+
+
+def _to_edge(exported: Any, recipe: Recipe) -> Any:
+    from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
+
+    # The validity check runs every operator once with concrete sizes, and by that turns a dynamic
+    # dim into the example's size wherever a tensor is made from it (aten.full, aten.arange).
+    return to_edge_transform_and_lower(
+        exported,
+        partitioner=[_partitioner(recipe)],
+        compile_config=EdgeCompileConfig(_check_ir_validity=False),
+    )
+
+
+def _partitioner(recipe: Recipe) -> Any:
+    if recipe.backend == "vulkan":
+        from executorch.backends.vulkan.partitioner.vulkan_partitioner import VulkanPartitioner
+
+        return VulkanPartitioner({"force_fp16": True})
+    if recipe.backend == "coreml":
+        return _coreml_partitioner(str(recipe.options.get("minimum_deployment_target", "iOS16")))
+    return _xnnpack_partitioner()
+
+
+def _coreml_partitioner(deployment_target: str) -> Any:
+    import coremltools
+    from executorch.backends.apple.coreml.compiler import CoreMLBackend
+    from executorch.backends.apple.coreml.partition import CoreMLPartitioner
+
+    return CoreMLPartitioner(
+        compile_specs=CoreMLBackend.generate_compile_specs(
+            compute_precision=coremltools.precision.FLOAT16,
+            minimum_deployment_target=coremltools.target[deployment_target],
+            # Compiling it for a device takes Apple's tools; the phone does it at the first load.
+            model_type=CoreMLBackend.MODEL_TYPE.MODEL,
+        )
+    )
+
+
+def _xnnpack_partitioner() -> Any:
+    from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
+    from executorch.backends.xnnpack.partition.config.generic_node_configs import (
+        UnsqueezeCopyConfig,
+    )
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from torch.fx.experimental.symbolic_shapes import free_symbols
+
+    class OneDynamicDim(UnsqueezeCopyConfig):  # type: ignore[misc]  # the vendor is untyped
+        """XNNPACK's reshape takes one dynamic dim; its partitioner forgets to ask, then fails."""
+
+        def check_constraints(self, node: Any, ep: Any) -> bool:
+            dynamic = sum(bool(free_symbols(size)) for size in node.meta["val"].shape)
+            return dynamic <= 1 and bool(super().check_constraints(node, ep))
+
+    return XnnpackPartitioner(
+        configs=[
+            OneDynamicDim if config is UnsqueezeCopyConfig else config
+            for config in ALL_PARTITIONER_CONFIGS
+        ]
+    )
+
+
+def _check_dims(edge: Any, program: Program) -> None:
+    """A dim that an earlier pass made static would show only at the first other size."""
+    edge_program = edge.exported_program()
+    nodes = {node.name: node for node in edge_program.graph.nodes}
+    names = edge_program.graph_signature.user_inputs
+    for spec, name in zip(program.signature.inputs, names, strict=True):
+        found = nodes[name].meta["val"].shape
+        for expected, size in zip(spec.shape, found, strict=True):
+            low, _, high = program.signature.dims.get(str(expected), (0, 0, 0))
+            if low < high and isinstance(size, int):
+                raise ToolchainError(
+                    f"ExecuTorch fixed the dim {expected} of {spec.name} to {size}; it should go "
+                    f"from {low} to {high}.",
+                    cause="One of its passes took the example's size for the only one.",
+                    remedy=f"Give {expected} one size in [dims], or use another toolchain.",
+                )
+
+
+def _operators(graph_module: Any) -> Counter[str]:
+    """Operators per engine. Inside a delegate, (de)quantisation is part of the int8 kernels."""
+    from executorch.exir.lowered_backend_module import LoweredBackendModule
+    from torch.fx import GraphModule
+
+    engines = {delegate: backend for backend, delegate in _DELEGATES.items()}
+    counts: Counter[str] = Counter()
+    for module in graph_module.modules():
+        if isinstance(module, LoweredBackendModule):
+            inner = module.original_module.graph_module
+            counts[engines[module.backend_id]] += sum(
+                not name.startswith("quantized_decomposed") for name in _operator_names(inner)
+            )
+        elif isinstance(module, GraphModule):
+            counts["portable"] += sum(1 for _ in _operator_names(module))
+    return counts
+
+
+def _operator_names(graph_module: Any) -> Iterator[str]:
+    """Names like `aten.linear.default`; getitem, arithmetic on sizes and calls are none."""
+    for node in graph_module.graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        if node.op == "call_function" and schema is not None:
+            name = str(schema.name).replace("::", ".")
+            if not name.startswith(("aten.sym_", "higher_order")):
+                yield name
+
+
+def _check_structure(path: Path, backend: str) -> int:
+    """Read the file back: how many delegates it calls. Vulkan and Core ML must have one.
+
+    No phone is at hand, so this is what can be proven of those files here.
+    """
+    from executorch.exir._serialize._program import deserialize_pte_binary
+
+    content = path.read_bytes()
+    with vendor_errors(
+        f"{path.name}, just written, cannot be read back",
+        cause="The disk lost a part of it, or this is a bug of ExecuTorch.",
+        remedy="Build again with --fresh.",
+    ):
+        program = deserialize_pte_binary(content).program
+    found = [
+        (delegate.id, len(program.backend_delegate_data[delegate.processed.index].data))
+        for plan in program.execution_plan
+        for delegate in plan.delegates
+    ]
+    foreign = {name for name, _ in found} - {_DELEGATES[backend]}
+    if content[4:8] != _IDENTIFIER or foreign or not all(size for _, size in found):
+        raise ToolchainError(
+            f"{path.name} has the identifier {content[4:8]!r} and delegates {found}; expected "
+            f"{_IDENTIFIER!r} and non-empty {_DELEGATES[backend]}.",
+            cause="This ExecuTorch writes another format, or a bug of it.",
+            remedy="Install the executorch version that constraints.txt names.",
+        )
+    if not found and backend != "xnnpack":
+        raise ToolchainError(
+            f"ExecuTorch delegated none of the program's operators to {backend}.",
+            cause=f"{backend} supports none of them at these dtypes and dims, so the file would "
+            "run on slow portable kernels alone.",
+            remedy="Use the xnnpack recipe, fix the dims in sdk.toml, or change the operators.",
+        )
+    return len(found)
+
+
+def _runtime() -> Runtime:
+    """A .pte loads with its own version and, by the vendor's policy, the next minor one."""
+    version = str(version_of("executorch"))
+    major, minor = version.split(".")[:2]
+    return Runtime(format=FORMAT, at_least=version, below=f"{major}.{int(minor) + 2}")

@@ -1,0 +1,274 @@
+"""Profiles: the shipped ones, what the reader refuses, and the order of look-up."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import tomllib
+
+import profiles
+from agent.errors import UsageError
+from agent.identity import ISA_WORDS
+from agent.manifest import Fingerprint, match
+from profiles import PACKAGE_FOLDER, Profile, all_profiles, find, parse
+from profiles.reader import ARITHMETIC, ENGINES, PLATFORMS, PRECISIONS, STATUS_KEYS
+from targets import interface, target_names
+
+SCHEMA = json.loads(
+    (Path(__file__).parent.parent / "sdk/schemas/profile.schema.json").read_text(encoding="utf-8")
+)
+SHIPPED = sorted(PACKAGE_FOLDER.glob("*/*.toml"))
+GOOD = """
+name = "board"
+target = "intel"
+title = "A board"
+arch = "x86_64"
+isa = { value = ["avx2", "fma"], complete = true, source = "its data sheet" }
+cores = { value = 4, source = "its data sheet" }
+memory_bytes = { value = 8589934592, source = "its data sheet" }
+bandwidth_gb_s = { value = 38.4, source = "derived: one channel of DDR5-4800" }
+
+[engines.cpu]
+title = "4 small cores"
+[engines.cpu.peak]
+f32 = { value = 100, source = "measured, 2026-11-01" }
+
+[runtimes]
+openvino = "2026.4.1"
+
+[status]
+compiled = "not tried"
+emulated = "not tried"
+measured = "not tried"
+
+[match]
+"identity.arch" = "x86_64"
+"identity.isa" = { has = ["avx2"] }
+"software.runtimes.openvino" = { min = "2026.1", below = "2027" }
+"""
+
+
+def _validate(text: str) -> None:
+    jsonschema.Draft202012Validator(SCHEMA).validate(tomllib.loads(text))
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_a_shipped_profile_is_read_and_fits_its_schema(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    _validate(text)
+    profile = find(file.stem, ())
+    assert profile.origin == "package"
+    assert profile.target == file.parent.name
+    assert profile.target in target_names()
+    assert set(profile.status) == set(STATUS_KEYS)
+    assert not re.search(r"\[(U|D|M|[A-Z][A-Z0-9-]{2,8})\]", text), "our own source tags leaked"
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_every_figure_that_ships_says_where_it_comes_from(file: Path) -> None:
+    def sourced(value: Any) -> bool:
+        if isinstance(value, dict) and "value" in value:
+            return len(value["source"]) > 15
+        return not isinstance(value, dict) or all(map(sourced, value.values()))
+
+    document = tomllib.loads(file.read_text(encoding="utf-8"))
+    assert sourced({key: value for key, value in document.items() if key != "match"})
+
+
+def test_shipped_names_are_unique_across_targets() -> None:
+    assert len({file.stem for file in SHIPPED}) == len(SHIPPED) > 3
+    assert set(all_profiles(())) == {file.stem for file in SHIPPED}
+
+
+def test_each_target_has_its_default_profile() -> None:
+    from targets import target
+
+    for name in target_names():
+        assert find(target(name).DEFAULT_PROFILE, ()).target == name
+
+
+def test_a_good_profile_has_all_its_facts() -> None:
+    profile = parse(GOOD, "board.toml")
+    assert (profile.arch, profile.isa, profile.cores) == ("x86_64", ("avx2", "fma"), 4)
+    assert profile.platform == "linux"
+    assert profile.memory_bytes == 8 << 30
+    assert profile.bandwidth_gb_s == profiles.Figure(
+        value=38.4, source="derived: one channel of DDR5-4800"
+    )
+    assert profile.engines["cpu"].peak["f32"].value == 100.0
+    assert profile.sources["cores"] == "its data sheet"
+    assert profile.isa_class == ("x86_64", "avx2", "none", None)
+    _validate(GOOD)
+
+
+WRONG = [
+    # what it is, old text, new text, key path, what the message offers
+    ("an unknown key", 'title = "A board"', 'titel = "A board"', "titel", "'title'"),
+    ("a word near a known one", '"avx2", "fma"', '"avx2", "fna"', "isa.value[1]", "'fma'"),
+    ("a flag of another architecture", '"fma"', '"dotprod"', "isa.value[1]", "known are"),
+    ("an unknown architecture", 'arch = "x86_64"', 'arch = "x86-64"', "arch", "'x86_64'"),
+    ("an unknown engine", "[engines.cpu]", "[engines.cpus]", "engines.cpus", "'cpu'"),
+    ("an unknown precision", "f32 = {", "fp32 = {", "engines.cpu.peak.fp32", "'f32'"),
+    ("a status that is not one", "compiled =", "compild =", "status.compild", "'compiled'"),
+    ("a status that is missing", 'measured = "not tried"', "", "status.measured", "missing"),
+    ("a missing key", 'target = "intel"', "", "target", "missing"),
+    ("a bare number", "{ value = 38.4, source =", "38.4 # {", "bandwidth_gb_s", "source"),
+    ("no source", ', source = "measured, 2026-11-01"', "", "peak.f32.source", "missing"),
+    ("an empty source", '"measured, 2026-11-01"', '" "', "engines.cpu.peak.f32.source", "empty"),
+    ("no cores", "cores = { value = 4", "cores = { value = 0", "cores.value", "above 0"),
+    ("half a core", "cores = { value = 4", "cores = { value = 4.5", "cores.value", "integer"),
+    ("an infinite rate", "value = 100,", "value = inf,", "engines.cpu.peak.f32.value", "above 0"),
+    ("a rate beyond all numbers", "value = 100,", f"value = 1{'0' * 400},", "f32.value", "above 0"),
+    ("the reserved name", 'name = "board"', 'name = "host"', "name", "host"),
+    ("a path as a name", 'name = "board"', 'name = "../board"', "name", "lower-case"),
+    ("a path without quotes", '"identity.arch" =', "identity.arch =", "match.identity", "Quote"),
+    ("an unknown path", '"identity.arch"', '"identity.arc"', "match.identity.arc", "identity.arch"),
+    ("an unknown operator", "min = ", "mni = ", "match.software.runtimes.openvino.mni", "'min'"),
+    ("a runtime without a name", 'runtimes.openvino"', 'runtimes."', "software.runtimes.", "known"),
+    ("a list where has is needed", '{ has = ["avx2"] }', '["avx2"]', "match.identity.isa", "has"),
+    ("a condition of another type", '"identity.arch" = "x86_64"', '"identity.arch" = 1', "str", ""),
+    ("another arch", '"identity.arch" = "x86_64"', '"identity.arch" = "aarch64"', "arch is", ""),
+    ("a flag it does not have", 'has = ["avx2"]', 'has = ["avx512f"]', "isa lists no avx512f", ""),
+    ("a rate its CPU cannot have", "f32 = {", "bf16 = {", "peak.bf16", "avx512_bf16"),
+    ("f16 without the flag", "f32 = {", "f16 = {", "peak.f16", "avx512_fp16"),
+    ("not TOML", "[match]", "[match", "is not TOML", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "path", "offer"), [case[1:] for case in WRONG], ids=[case[0] for case in WRONG]
+)
+def test_a_wrong_profile_is_refused_with_its_file_and_key(
+    old: str, new: str, path: str, offer: str
+) -> None:
+    assert old in GOOD
+    with pytest.raises(UsageError) as caught:
+        parse(GOOD.replace(old, new, 1), "somewhere/board.toml")
+    assert str(caught.value).startswith("somewhere/board.toml")
+    assert path in caught.value.what
+    assert offer in str(caught.value)
+    assert caught.value.cause
+    assert caught.value.remedy
+
+
+MEMORY = [
+    ("an empty range", "{ min = 10, below = 10 }", "no number"),
+    ("more than it has", "{ min = 17179869184 }", "memory_bytes is 8589934592"),
+]
+
+
+@pytest.mark.parametrize(
+    ("condition", "why"), [case[1:] for case in MEMORY], ids=[case[0] for case in MEMORY]
+)
+def test_a_memory_condition_that_no_device_meets_is_refused(condition: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        parse(f'{GOOD}"identity.memory_bytes" = {condition}\n', "board.toml")
+
+
+def test_an_empty_match_is_refused_because_it_fits_every_device() -> None:
+    with pytest.raises(UsageError, match="fits every device"):
+        parse(GOOD[: GOOD.index("[match]")] + "[match]\n", "board.toml")
+
+
+def test_a_rate_that_an_open_list_of_flags_leaves_possible_is_kept() -> None:
+    text = GOOD.replace("complete = true", "complete = false").replace("f32 = {", "bf16 = {", 1)
+    assert "bf16" in parse(text, "board.toml").engines["cpu"].peak
+
+
+@pytest.mark.parametrize(
+    ("arch", "isa", "complete", "known"),
+    [
+        ("x86_64", ["avx2"], True, True),
+        ("x86_64", ["avx2"], False, False),
+        ("x86_64", ["avx2", "avx_vnni"], False, False),
+        ("x86_64", ["avx512_vnni", "amx_int8"], False, True),
+        ("aarch64", [], False, False),
+        ("aarch64", ["dotprod"], False, False),
+        ("aarch64", ["i8mm"], False, True),
+    ],
+)
+def test_the_isa_class_is_known_only_if_no_further_flag_could_change_it(
+    arch: str, isa: list[str], complete: bool, known: bool
+) -> None:
+    profile = Profile(
+        name="x", target="intel", title="x", match={}, arch=arch, isa=tuple(isa),
+        isa_complete=complete, cores=1, memory_bytes=None, bandwidth_gb_s=None, engines={},
+        runtimes={}, status={},
+    )  # fmt: skip
+    assert (profile.isa_class is not None) is known
+
+
+def _write(folder: Path, name: str, title: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    text = GOOD.replace('"board"', f'"{name}"').replace("A board", title)
+    (folder / f"{name}.toml").write_text(text)
+
+
+def test_the_project_comes_before_the_user_and_the_user_before_the_package(tmp_path: Path) -> None:
+    project, user = tmp_path / "project", tmp_path / "user"
+    _write(user, "core-ultra-155h", "the user's")
+    assert find("core-ultra-155h", (project, user)).title == "the user's"
+    _write(project / "intel", "core-ultra-155h", "the project's")
+    found = find("core-ultra-155h", (project, user))
+    assert found.title == "the project's"
+    assert found.origin == str(project / "intel" / "core-ultra-155h.toml")
+    assert all_profiles((project, user))["core-ultra-155h"] == found
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones(tmp_path: Path) -> None:
+    _write(tmp_path, "my-board", "mine")
+    with pytest.raises(UsageError) as caught:
+        find("my-bord", (tmp_path,))
+    assert "core-ultra-155h" in caught.value.what
+    assert "'my-board'" in caught.value.cause
+
+
+def test_one_name_twice_in_one_folder_is_refused(tmp_path: Path) -> None:
+    _write(tmp_path / "intel", "twin", "one")
+    _write(tmp_path / "mobile", "twin", "two")
+    with pytest.raises(UsageError, match="twice"):
+        find("twin", (tmp_path,))
+
+
+def test_a_file_that_is_called_otherwise_than_its_profile_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "other.toml").write_text(GOOD)
+    with pytest.raises(UsageError, match=re.escape("board.toml")):
+        find("other", (tmp_path,))
+
+
+def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match="cannot be read"):
+        find("binary", (tmp_path,))
+
+
+def test_a_broken_profile_disturbs_only_those_who_ask_for_it(tmp_path: Path) -> None:
+    (tmp_path / "broken.toml").write_text("= nothing")
+    assert find("a17-pro", (tmp_path,)).platform == "ios"
+
+
+def test_the_schema_and_the_reader_know_the_same_words() -> None:
+    properties = SCHEMA["properties"]
+    assert tuple(properties["platform"]["enum"]) == PLATFORMS
+    assert tuple(properties["arch"]["enum"]) == tuple(ISA_WORDS)
+    words = {word for known in ISA_WORDS.values() for word in known}
+    assert set(properties["isa"]["properties"]["value"]["items"]["enum"]) == words
+    assert tuple(properties["engines"]["properties"]) == ENGINES
+    peaks = SCHEMA["$defs"]["engine"]["properties"]["peak"]["properties"]
+    assert tuple(peaks) == PRECISIONS == interface.PRECISIONS
+    assert set(ARITHMETIC) < set(PRECISIONS)
+    assert all(set(flags) <= words for flags in ARITHMETIC.values())
+
+
+def test_the_xeon_fits_a_device_that_is_one_and_no_other() -> None:
+    predicate = find("xeon-sapphire-rapids", ()).match
+    isa = ["amx_bf16", "amx_int8", "avx2", "avx512_vnni", "avx512f"]
+    identity = {"arch": "x86_64", "soc": "Intel(R) Xeon(R) Platinum 8480+", "isa": isa}
+    assert match(predicate, Fingerprint(identity=identity, software={}, conditions={}))
+    masked = {**identity, "isa": ["avx2", "avx512f"]}
+    assert not match(predicate, Fingerprint(identity=masked, software={}, conditions={}))

@@ -1,0 +1,269 @@
+"""Which recipes each target proposes, and which of them a profile's flags refuse."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.errors import UsageError
+from agent.manifest import Signature
+from profiles import Engine, Profile, find
+from sdk.plan import Planned, plan
+from targets import intel, mobile, target, target_names
+from targets.interface import PRECISIONS, Availability, OpCost, Program, Recipe, Request
+
+
+def _program(costs: list[tuple[str, Any, int]], kind: Any = "exported") -> Program:
+    return Program(
+        kind=kind,
+        path=Path("program"),
+        signature=Signature(inputs=(), outputs=(), dims={}),
+        digest="0" * 64,
+        costs=tuple(OpCost(op=op, kind=k, flops=flops, bytes=4) for op, k, flops in costs),
+        weight_bytes=4,
+    )
+
+
+CNN = _program([("aten.conv2d.default", "conv", 900), ("aten.linear.default", "matmul", 100)])
+TRANSFORMER = _program(
+    [
+        ("aten.linear.default", "matmul", 900),
+        ("aten.layer_norm.default", "other", 10),
+        ("aten.scaled_dot_product_attention.default", "matmul", 90),
+    ]
+)
+ONNX_TRANSFORMER = _program(
+    [("MatMul", "matmul", 900), ("LayerNormalization", "other", 10), ("Softmax", "other", 10)],
+    kind="onnx",
+)
+GRU = _program([("aten.gru.input", "recurrent", 900), ("aten.linear.default", "matmul", 50)])
+MLP = _program([("aten.linear.default", "matmul", 900), ("aten.relu.default", "other", 9)])
+
+
+def _cpu(*isa: str) -> Profile:
+    cpu = Engine(name="cpu", title="a CPU", peak={})
+    return dataclasses.replace(find("core-ultra-155h", ()), isa=isa, engines={"cpu": cpu})
+
+
+AVX2 = _cpu("avx2", "fma")
+VNNI = _cpu("avx2", "fma", "avx_vnni")
+AMX = _cpu("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+
+
+def _recipes(module: Any, profile: Profile, program: Program | None = CNN) -> list[Recipe]:
+    return list(module.recipes(Request(profile=profile, program=program, has_data=True)))
+
+
+def _plain(recipes: list[Recipe]) -> list[str]:
+    return [recipe.name.rsplit("-", 1)[0] for recipe in recipes]
+
+
+@pytest.mark.parametrize(
+    ("module", "profile", "program", "expected"),
+    [
+        pytest.param(
+            intel,
+            AMX,
+            CNN,
+            [
+                *("openvino-f32", "openvino-bf16", "openvino-f16", "openvino-int8"),
+                *("onnxruntime-f32", "onnxruntime-int8"),
+                *("executorch-xnnpack-f32", "executorch-xnnpack-int8"),
+            ],
+            id="a CNN on a CPU",
+        ),
+        pytest.param(
+            intel,
+            find("core-ultra-155h", ()),
+            TRANSFORMER,
+            [
+                *("openvino-f32", "openvino-bf16", "openvino-f16", "openvino-int8"),
+                *("onnxruntime-f32", "onnxruntime-int8", "onnxruntime-int8"),
+                *("executorch-xnnpack-f32", "executorch-xnnpack-int8"),
+                *("openvino-gpu-f16", "openvino-gpu-int8", "openvino-npu-f16", "openvino-npu-int8"),
+            ],
+            id="a transformer on three engines",
+        ),
+        pytest.param(
+            mobile,
+            find("snapdragon-8-gen-3", ()),
+            CNN,
+            ["executorch-xnnpack-f32", "executorch-xnnpack-int8", "executorch-vulkan-f16"],
+            id="Android",
+        ),
+        pytest.param(
+            mobile,
+            find("a17-pro", ()),
+            CNN,
+            ["executorch-xnnpack-f32", "executorch-xnnpack-int8", "executorch-coreml-f16"],
+            id="iOS",
+        ),
+    ],
+)
+def test_a_target_proposes_its_recipes_in_order(
+    module: Any, profile: Profile, program: Program, expected: list[str]
+) -> None:
+    assert _plain(_recipes(module, profile, program)) == expected
+
+
+@pytest.mark.parametrize("name", target_names())
+@pytest.mark.parametrize("program", [None, CNN, TRANSFORMER, GRU], ids=lambda p: p and "program")
+def test_recipes_are_distinct_and_resolved_and_begin_with_f32(
+    name: str, program: Program | None
+) -> None:
+    module = target(name)
+    found = _recipes(module, find(module.DEFAULT_PROFILE, ()), program)
+    assert len({recipe.digest for recipe in found}) == len(found)
+    assert found[0].precision == "f32"
+    for recipe in found:
+        assert recipe.precision in PRECISIONS
+        assert (recipe.quantisation is not None) is (recipe.precision == "int8")
+        assert recipe == next(r for r in _recipes(module, find(module.DEFAULT_PROFILE, ()), program)
+                              if r.digest == recipe.digest)  # fmt: skip
+
+
+def _openvino_hints(profile: Profile) -> dict[str, str]:
+    return {
+        recipe.precision: recipe.options["INFERENCE_PRECISION_HINT"]
+        for recipe in _recipes(intel, profile)
+        if recipe.toolchain == "openvino" and recipe.backend == "CPU"
+    }
+
+
+@pytest.mark.parametrize(
+    ("profile", "hints"),
+    [
+        (AVX2, {"f32": "f32", "bf16": "bf16", "f16": "f32", "int8": "f32"}),
+        (AMX, {"f32": "f32", "bf16": "bf16", "f16": "f32", "int8": "bf16"}),
+        (_cpu("avx512_fp16"), {"f32": "f32", "bf16": "bf16", "f16": "f16", "int8": "f32"}),
+    ],
+)
+def test_openvino_is_told_the_precision_that_the_cpu_has(
+    profile: Profile, hints: dict[str, str]
+) -> None:
+    assert _openvino_hints(profile) == hints
+
+
+@pytest.mark.parametrize(("profile", "reduced"), [(AVX2, True), (VNNI, False), (AMX, False)])
+def test_onnxruntime_int8_keeps_to_7_bits_without_vnni(profile: Profile, reduced: bool) -> None:
+    found = [
+        recipe.quantisation["reduce_range"]
+        for recipe in _recipes(intel, profile, TRANSFORMER)
+        if recipe.toolchain == "onnxruntime" and recipe.quantisation
+    ]
+    assert found == [reduced, reduced]
+
+
+@pytest.mark.parametrize(
+    ("program", "dynamic"), [(CNN, False), (TRANSFORMER, True), (GRU, True), (MLP, True)]
+)
+def test_dynamic_int8_is_tried_where_matmuls_or_recurrence_dominate(
+    program: Program, dynamic: bool
+) -> None:
+    methods = [
+        recipe.quantisation["method"]
+        for recipe in _recipes(intel, VNNI, program)
+        if recipe.toolchain == "onnxruntime" and recipe.quantisation
+    ]
+    assert methods == ["static", *(["dynamic"] if dynamic else [])]
+
+
+@pytest.mark.parametrize(
+    ("program", "model_type"),
+    [
+        (CNN, None),
+        (GRU, None),
+        (MLP, None),
+        (TRANSFORMER, "transformer"),
+        (ONNX_TRANSFORMER, "transformer"),
+    ],
+)
+def test_nncf_is_told_of_transformers(program: Program, model_type: str | None) -> None:
+    found = [
+        recipe.quantisation["model_type"]
+        for recipe in _recipes(intel, VNNI, program)
+        if recipe.toolchain == "openvino" and recipe.quantisation
+    ]
+    assert found == [model_type]
+
+
+def test_an_onnx_file_keeps_its_own_opset() -> None:
+    def opsets(program: Program) -> set[int | None]:
+        return {r.opset for r in _recipes(intel, VNNI, program) if r.toolchain == "onnxruntime"}
+
+    assert opsets(ONNX_TRANSFORMER) == {None}
+    assert opsets(TRANSFORMER) == {20}
+
+
+def test_gpu_and_npu_recipes_name_their_device() -> None:
+    for recipe in _recipes(intel, find("core-ultra-155h", ())):
+        if recipe.toolchain == "openvino":
+            assert recipe.options["device"] == recipe.backend
+
+
+class _Anything:
+    """A toolchain that takes everything: what is left is what the plan itself refuses."""
+
+    def supports(self, program: Program, recipe: Recipe) -> list[Any]:  # noqa: ARG002  the seam
+        return []
+
+
+def _plan(profile: Profile, *, has_data: bool = True) -> tuple[Planned, ...]:
+    names = ("openvino", "onnxruntime", "executorch")
+    return plan(
+        "model",
+        target(profile.target),
+        Request(profile=profile, program=TRANSFORMER, has_data=has_data),
+        {name: _Anything() for name in names},  # type: ignore[misc]
+        {name: Availability(ok=True, versions={}) for name in names},
+    )
+
+
+def _refusals(planned: tuple[Planned, ...]) -> dict[str, str]:
+    return {
+        entry.candidate.recipe.name.rsplit("-", 1)[0]: entry.refusal
+        for entry in planned
+        if entry.refusal
+    }
+
+
+def test_bf16_is_refused_where_no_flag_gives_it() -> None:
+    assert _refusals(_plan(AMX)) == {}
+    assert _refusals(_plan(find("xeon-sapphire-rapids", ()))) == {}
+    reason = _refusals(_plan(find("core-ultra-155h", ())))["openvino-bf16"]
+    assert "none of avx512_bf16, amx_bf16" in reason
+
+
+def test_without_data_only_dynamic_int8_is_left() -> None:
+    planned = _plan(AMX, has_data=False)
+    left = [entry.candidate.recipe for entry in planned if not entry.refusal]
+    assert [r.quantisation["method"] for r in left if r.quantisation] == ["dynamic"]
+
+
+def test_a_profile_of_another_target_is_refused() -> None:
+    with pytest.raises(UsageError, match="belongs to mobile"):
+        plan("m", target("intel"), Request(profile=find("a17-pro", ()), program=None,
+             has_data=False), {}, {})  # fmt: skip
+
+
+def test_an_unknown_target_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(UsageError) as caught:
+        target("inteI")
+    assert "intel" in caught.value.cause
+    assert "mobile" in caught.value.what
+
+
+def test_targets_import_no_vendor_and_no_torch() -> None:
+    code = (
+        "import sys, targets.intel, targets.mobile, profiles, sdk.estimate, sdk.detect;"
+        "profiles.all_profiles(());"
+        "heavy = {'torch', 'openvino', 'onnx', 'onnxruntime', 'executorch', 'nncf', 'numpy'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() in ("[]", "['numpy']"), "targets.interface names numpy's arrays"

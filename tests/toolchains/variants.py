@@ -1,0 +1,42 @@
+"""Variants as the build leaves them: lowered into a folder, with their record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import targets
+from agent.files import sha256_of
+from agent.manifest import File
+from agent.variant import RECORD_NAME, VariantRecord, record_bytes
+from targets.interface import Lowered, Program
+from tests.toolchains.cases import Case
+from tests.toolchains.zoo import Entry
+
+
+def lower(case: Case, entry: Entry, program: Program, folder: Path) -> Lowered:
+    """Lower one zoo entry into an empty folder and write the record beside it."""
+    folder.mkdir()
+    toolchain = targets.toolchain(case.recipe.toolchain)
+    calibration = entry.calibration() if case.needs_data else None
+    lowered = toolchain.lower(program, case.recipe, calibration, folder)
+    record = VariantRecord(
+        version=1,
+        id=f"{entry.name}/test/{case.recipe.name}",
+        model=entry.name,
+        target="test",
+        profile="test",
+        runtime=lowered.runtime,
+        options=dict(case.recipe.options),
+        signature=program.signature,
+        files=tuple(
+            File(
+                path=name,
+                sha256=sha256_of(folder / name),
+                length=(folder / name).stat().st_size,
+            )
+            for name in lowered.files
+        ),
+        provenance={},
+    )
+    (folder / RECORD_NAME).write_bytes(record_bytes(record))
+    return lowered
