@@ -10,6 +10,7 @@ import errno
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,19 +23,12 @@ CHUNK_BYTES = 1 << 20
 def sha256_of(path: Path) -> str:
     """Hex digest of a file's content."""
     with path.open("rb") as stream:
-        return (
-            hashlib.file_digest(stream, "sha256").hexdigest() if _HAS_FILE_DIGEST else _slow(stream)
-        )
-
-
-_HAS_FILE_DIGEST = hasattr(hashlib, "file_digest")  # from Python 3.11 on
-
-
-def _slow(stream: object) -> str:
-    digest = hashlib.sha256()
-    while chunk := stream.read(CHUNK_BYTES):  # type: ignore[attr-defined]
-        digest.update(chunk)
-    return digest.hexdigest()
+        if sys.version_info >= (3, 11):
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        while chunk := stream.read(CHUNK_BYTES):
+            digest.update(chunk)
+        return digest.hexdigest()
 
 
 def write_atomic(path: Path, content: bytes) -> None:
