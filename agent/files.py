@@ -10,7 +10,6 @@ import errno
 import hashlib
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,13 +21,11 @@ CHUNK_BYTES = 1 << 20
 
 def sha256_of(path: Path) -> str:
     """Hex digest of a file's content."""
+    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        if sys.version_info >= (3, 11):
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-        digest = hashlib.sha256()
         while chunk := stream.read(CHUNK_BYTES):
             digest.update(chunk)
-        return digest.hexdigest()
+    return digest.hexdigest()
 
 
 def write_atomic(path: Path, content: bytes) -> None:

@@ -301,7 +301,7 @@ class _Reader:
         if metric and stated != higher:
             raise self._error(
                 "data.higher_is_better",
-                f"is {str(stated).lower()}, but {metric} is better {'higher' if higher else 'lower'}",
+                f"is {str(stated).lower()}, but {metric} has {str(higher).lower()}",
                 cause="A metric by name knows its direction.",
                 remedy="Remove the key.",
             )

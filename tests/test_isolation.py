@@ -20,8 +20,9 @@ def write_package(root: Path, name: str) -> None:
 def test_inside_the_users_package_answers_and_outside_ours(tmp_path: Path) -> None:
     write_package(tmp_path, "agent")
     with user_imports(tmp_path):
-        import agent as theirs
         from agent.policy import ANSWER  # type: ignore[import-not-found]
+
+        import agent as theirs
 
         assert theirs.OWNER == "the user, agent"
         assert ANSWER == 42

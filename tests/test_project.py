@@ -79,7 +79,7 @@ def test_the_narrower_scope_of_a_limit_wins(
 
 
 MISTAKES = {
-    "an unknown section": ('[model]', '[modle]\na = 1\n[model]', "Did you mean 'model'?"),
+    "an unknown section": ("[model]", "[modle]\na = 1\n[model]", "Did you mean 'model'?"),
     "an unknown key": ('metric = "top1"', 'metrc = "top1"', "Did you mean 'metric'?"),
     "an unknown target": ('targets = ["intel"]', 'targets = ["intle"]', "Did you mean 'intel'?"),
     "an unknown limit": ("accuracy_drop = 0.01", "acuracy_drop = 0.01", "'accuracy_drop'"),

@@ -79,7 +79,7 @@ def result(
     estimate_ms: float | None = None,
     **more: Any,
 ) -> Result:
-    precision = name.split("-")[-1]
+    precision = name.rsplit("-", maxsplit=1)[-1]
     recipe = Recipe(toolchain=name, format="x", precision=precision)
     measured = measurement(p50_ms, more.pop("jitter", 0.01)) if p50_ms else None
     evidence = "device" if measured else "host"
@@ -98,7 +98,8 @@ def result(
         status=more.pop("status", "built"),
         size_bytes=round(size_mib * (1 << 20)),
         estimate=Estimate(latency_ms=predicted, peak_memory_bytes=None),
-        report=Report(
+        report=more.pop("report", None)
+        or Report(
             evaluation=None,
             measurement=measured,
             numerics_evidence=evidence,  # type: ignore[arg-type]
