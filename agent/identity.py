@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import platform
 import re
 import struct
@@ -85,6 +86,7 @@ def _first(isa: Sequence[str], kinds: dict[str, str]) -> str:
 def fingerprint(root: Path = Path("/"), machine: str | None = None) -> Fingerprint:
     """The fingerprint of this machine, or of the one whose files lie under `root`.
 
+    `cores` counts the processors that the kernel has online, two for a core with two threads.
     `memory_bytes` is the machine's memory (MemTotal), not what a container may use: a profile
     describes the machine. `soc` is the CPU's model name on x86, and the last `compatible` entry of
     the device tree, which names the chip, on Arm.
@@ -102,6 +104,7 @@ def fingerprint(root: Path = Path("/"), machine: str | None = None) -> Fingerpri
             "arch": arch,
             "soc": _soc(root, arch, cpuinfo),
             "isa": _isa(root, arch, cpuinfo, emulated=emulated),
+            "cores": _cores(root, cpuinfo),
             "gpu": _gpu(root),
             "sm": None,  # only CUDA tells it, and starting CUDA costs memory and seconds
             "memory_bytes": _memory_bytes(root),
@@ -211,6 +214,11 @@ def _gpu(root: Path) -> str | None:
         if _read(device / "vendor").strip() == "0x8086":
             return f"Intel {_read(device / 'device').strip()}"
     return None
+
+
+def _cores(root: Path, cpuinfo: str) -> int | None:
+    listed = len(re.findall(r"^processor\s*:", cpuinfo, re.MULTILINE))
+    return listed or (os.cpu_count() if root == Path("/") else None)
 
 
 def _memory_bytes(root: Path) -> int | None:

@@ -52,7 +52,7 @@ class Fingerprint:
     """
 
     identity: dict[str, Any]
-    """{arch, soc, isa[], gpu, sm, memory_bytes, emulated}"""
+    """{arch, soc, isa[], cores, gpu, sm, memory_bytes, emulated}"""
     software: dict[str, Any]
     """{os, driver, jetpack, runtimes{name: version}}"""
     conditions: dict[str, Any]

@@ -38,6 +38,7 @@ _PATHS: dict[str, type] = {
     **dict.fromkeys(("software.os", "software.driver", "software.jetpack"), str),
     **dict.fromkeys(("conditions.power_mode", "conditions.governor"), str),
     "identity.isa": list,
+    "identity.cores": int,
     "identity.memory_bytes": int,
     "identity.emulated": bool,
 }

@@ -154,13 +154,15 @@ def profile_toml(profile: Profile) -> str:
 
 
 def _predicate(device: Fingerprint) -> dict[str, Any]:
-    """Fits machines with this CPU, at least its flags, and about its memory."""
+    """Fits machines with this CPU, as many cores, at least its flags, and about its memory."""
     identity = device.identity
     predicate: dict[str, Any] = {"identity.arch": identity["arch"], "identity.emulated": False}
     if identity["soc"]:
         predicate["identity.soc"] = identity["soc"]
     if identity["isa"]:
         predicate["identity.isa"] = {"has": list(identity["isa"])}
+    if identity["cores"]:
+        predicate["identity.cores"] = identity["cores"]
     if identity["memory_bytes"]:
         # What a kernel reports for the same modules differs a little from boot to boot.
         slack = identity["memory_bytes"] // 16

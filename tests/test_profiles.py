@@ -268,7 +268,10 @@ def test_the_schema_and_the_reader_know_the_same_words() -> None:
 def test_the_xeon_fits_a_device_that_is_one_and_no_other() -> None:
     predicate = find("xeon-sapphire-rapids", ()).match
     isa = ["amx_bf16", "amx_int8", "avx2", "avx512_vnni", "avx512f"]
-    identity = {"arch": "x86_64", "soc": "Intel(R) Xeon(R) Platinum 8480+", "isa": isa}
+    soc = "Intel(R) Xeon(R) Platinum 8480+"
+    identity = {"arch": "x86_64", "soc": soc, "isa": isa, "cores": 112}
     assert match(predicate, Fingerprint(identity=identity, software={}, conditions={}))
+    slice_of_it = {**identity, "cores": 2}
+    assert not match(predicate, Fingerprint(identity=slice_of_it, software={}, conditions={}))
     masked = {**identity, "isa": ["avx2", "avx512f"]}
     assert not match(predicate, Fingerprint(identity=masked, software={}, conditions={}))

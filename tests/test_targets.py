@@ -12,9 +12,9 @@ import pytest
 
 from agent.errors import UsageError
 from agent.manifest import Signature
-from profiles import Engine, Profile, find
+from profiles import Engine, Profile, all_profiles, find
 from sdk.plan import Planned, plan
-from targets import intel, mobile, target, target_names
+from targets import intel, mobile, target, target_names, toolchain
 from targets.interface import PRECISIONS, Availability, OpCost, Program, Recipe, Request
 
 
@@ -204,6 +204,15 @@ def test_gpu_and_npu_recipes_name_their_device() -> None:
     for recipe in _recipes(intel, find("core-ultra-155h", ())):
         if recipe.toolchain == "openvino":
             assert recipe.options["device"] == recipe.backend
+
+
+@pytest.mark.parametrize("profile", all_profiles(()).values(), ids=lambda profile: profile.name)
+@pytest.mark.parametrize("program", [CNN, TRANSFORMER, GRU], ids=["cnn", "transformer", "gru"])
+def test_the_real_toolchains_know_every_choice_of_every_recipe(
+    profile: Profile, program: Program
+) -> None:
+    for recipe in _recipes(target(profile.target), profile, program):
+        assert toolchain(recipe.toolchain).supports(program, recipe) == []
 
 
 class _Anything:

@@ -43,12 +43,17 @@ def load(path: Path, options: Mapping[str, Any], signature: Signature) -> Sessio
     importlib.import_module("executorch.kernels.quantized")
     if "threads" in options:
         _set_threads(native, options["threads"])
+    method = _load_method(native, path)
+    _check_counts(path, method.method_meta(), signature)
+    return _Session(torch, native, method, path, signature)
+
+
+def _load_method(native: Any, path: Path) -> Any:
     try:
         program = native._load_program(  # noqa: SLF001  here and below: all its names are private
             str(path), program_verification=native.Verification.InternalConsistency
         )
-        method = program.load_method(_METHOD)
-        meta = method.method_meta()
+        return program.load_method(_METHOD)
     except RuntimeError as error:
         known = ", ".join(sorted(native._get_registered_backend_names()))  # noqa: SLF001
         raise ToolchainError(
@@ -57,8 +62,6 @@ def load(path: Path, options: Mapping[str, Any], signature: Signature) -> Sessio
             f"lacks: it has {known}.",
             remedy="Run it on the device it was made for, copy it again, or update executorch.",
         ) from error
-    _check_counts(path, meta, signature)
-    return _Session(torch, program, method, signature)
 
 
 def _set_threads(native: Any, wanted: Any) -> None:
@@ -85,10 +88,13 @@ def _check_counts(path: Path, meta: Any, signature: Signature) -> None:
 
 
 class _Session:
-    def __init__(self, torch: Any, program: Any, method: Any, signature: Signature) -> None:
+    def __init__(
+        self, torch: Any, native: Any, method: Any, path: Path, signature: Signature
+    ) -> None:
         self._torch = torch
-        self._program = program
+        self._native = native
         self._method = method
+        self._path = path
         self._inputs = tuple(spec.name for spec in signature.inputs)
         self._outputs = tuple(spec.name for spec in signature.outputs)
 
@@ -109,11 +115,13 @@ class _Session:
         }
 
     def reset(self) -> None:
+        # Buffers that the model writes to are its attributes. They belong to the loaded program:
+        # a second method of it would go on where this one is.
         if self._method.method_meta().num_attributes():
-            self._method = self._program.load_method(_METHOD)
+            self._method = _load_method(self._native, self._path)
 
     def close(self) -> None:
-        self._method = self._program = None
+        self._method = None
 
     def placement(self) -> dict[str, float]:
         """Empty: the compiler knows the shares and the build records them; the runtime does not."""

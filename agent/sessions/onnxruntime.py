@@ -6,6 +6,7 @@ Options: `providers` (default the CPU), `intra_op_threads`, `inter_op_threads`, 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,12 @@ def load(path: Path, options: Mapping[str, Any], signature: Signature) -> Sessio
 
 
 def import_runtime() -> Any:
-    """All that `load` imports, so that its memory can be told from the variant's."""
+    """All that `load` imports, so that its memory can be told from the variant's.
+
+    Since 1.31 the official wheels send usage events and write a device id into the home folder as
+    soon as they are imported. Off is what nobody asked to be on; whoever set the variable decides.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     return onnxruntime

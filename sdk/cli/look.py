@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 from pathlib import Path
 from typing import Annotated
@@ -112,7 +113,8 @@ def detect_profile(
     elif out is None:
         out_console().print(profile_toml(profile), markup=False, soft_wrap=True, end="")
     else:
-        write_atomic(out, profile_toml(profile).encode())
+        named = dataclasses.replace(profile, name=out.stem)  # a file is called as its profile is
+        write_atomic(out, profile_toml(named).encode())
         err_console().print(f"written to {out}", markup=False)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import ToolchainError
+from agent.sessions.onnxruntime import import_runtime
 from agent.tensors import Array
 from targets.interface import Calibration, Problem, Program
 
@@ -64,6 +65,7 @@ def quantise_static(
     external: bool,
 ) -> None:
     """Write `path` with Q/DQ pairs around the operators of `source`."""
+    import_runtime()
     from onnxruntime import quantization
 
     prepared = _prepare(source, external=external)
@@ -93,6 +95,7 @@ def quantise_dynamic(
     source: Path, path: Path, chosen: Mapping[str, Any], *, external: bool
 ) -> None:
     """Write `path` with int8 weights and activations that are quantised as they come."""
+    import_runtime()
     from onnxruntime import quantization
 
     pick = _picker(chosen)

@@ -86,7 +86,7 @@ def lower(program: Program, recipe: Recipe, calibration: Calibration | None, out
         edge = _to_edge(exported, recipe)
         counts = _operators(edge.exported_program().graph_module)
         _check_dims(edge, program)
-        lowered = edge.to_executorch()
+        lowered = edge.to_executorch(_settings())
         path = out / _FILE
         with storage_errors(path), path.open("wb") as stream:
             lowered.write_to_file(stream)
@@ -154,6 +154,13 @@ def _to_edge(exported: Any, recipe: Recipe) -> Any:
         partitioner=[_partitioner(recipe)],
         compile_config=EdgeCompileConfig(_check_ir_validity=False),
     )
+
+
+def _settings() -> Any:
+    from executorch.exir import ExecutorchBackendConfig
+
+    # By the names of the buffers it writes to, a session knows that a model has state to reset.
+    return ExecutorchBackendConfig(emit_mutable_buffer_names=True)
 
 
 def _partitioner(recipe: Recipe) -> Any:
