@@ -15,6 +15,7 @@ from pathlib import Path
 from agent.bench import Budget, Comparison, Measurement, bench_one, compare_folders
 from agent.codec import decode
 from agent.errors import UsageError, VerificationError
+from agent.files import write_atomic
 from agent.tensors import TensorWriter
 from agent.variant import read_record, verify_files
 from sdk import conductor
@@ -24,6 +25,7 @@ from sdk.events import OnEvent, ignore
 from sdk.folders import data_folder
 from sdk.golden_check import GoldenCheck, check_golden
 from sdk.limits import check_limit
+from sdk.report.page import render
 from sdk.samples import StoredSamples, write_sample
 from sdk.summary import Summary
 
@@ -64,6 +66,7 @@ def build(
         fresh=fresh,
     )
     summary = conductor.build(Path(project), options, on_event)
+    write_atomic(Path(out) / summary.model / "report.html", render(summary).encode())
     Catalog(data_folder()).record(summary, Path(project).absolute(), Path(out).absolute())
     return summary
 

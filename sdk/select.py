@@ -27,6 +27,7 @@ from sdk.prove import Report
 
 Status = Literal["built", "failed", "pruned", "refused", "planned"]
 RUNNERS_UP = 2
+_NOT_RUN = "this machine has nothing to run it on"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -196,6 +197,8 @@ def _judge_one(name: str, limit: float, result: Result, baseline: Result | None)
 
 def _judge_accuracy(limit: float, result: Result) -> LimitVerdict:
     accuracy = result.accuracy
+    if result.report is None:
+        return judge("accuracy_drop", limit, None, note=_NOT_RUN)
     if accuracy is None or accuracy.final is None:
         return judge("accuracy_drop", limit, None, note="no final samples to measure it on")
     drop = accuracy.final
@@ -208,7 +211,9 @@ def _judge_accuracy(limit: float, result: Result) -> LimitVerdict:
 
 
 def _judge_sqnr(limit: float, result: Result) -> LimitVerdict:
-    evaluation = result.report.evaluation if result.report else None
+    if result.report is None:
+        return judge("sqnr_min_db", limit, None, note=_NOT_RUN)
+    evaluation = result.report.evaluation
     if evaluation is None or evaluation.sqnr_db is None or result.accuracy is None:
         return judge("sqnr_min_db", limit, None, note="no samples to measure it on")
     value = evaluation.sqnr_db

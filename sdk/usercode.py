@@ -81,6 +81,10 @@ class Recorder:
                 return
             self._folders.add(os.path.abspath(os.fsdecode(arguments[0])))
 
+    def note(self, path: Path) -> None:
+        """Note a read that Python does not see: libraries in C++ or Rust open files themselves."""
+        self._files.add(os.path.abspath(path))
+
     def depfile(self) -> Depfile:
         """Stop recording, and say what was read and is still there."""
         self._active = False

@@ -58,10 +58,18 @@ def _load_method(native: Any, path: Path) -> Any:
         known = ", ".join(sorted(native._get_registered_backend_names()))  # noqa: SLF001
         raise ToolchainError(
             f"ExecuTorch cannot load {path.name}: {error}",
-            cause="It is cut short, newer than this runtime, or needs a backend that this runtime "
-            f"lacks: it has {known}.",
+            cause=_cause(str(error), known),
             remedy="Run it on the device it was made for, copy it again, or update executorch.",
         ) from error
+
+
+def _cause(message: str, known: str) -> str:
+    """The runtime's codes (its `runtime/core/error.h`), as far as they tell something."""
+    if message.endswith("0x:14"):
+        return "It calls an operator that this runtime has no kernel for."
+    if message.endswith("0x:20"):
+        return f"It is missing, or needs a backend that this runtime lacks: it has {known}."
+    return "It is cut short, damaged, or newer than this runtime."
 
 
 def _set_threads(native: Any, wanted: Any) -> None:

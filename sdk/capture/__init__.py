@@ -56,6 +56,9 @@ def capture(payload: dict[str, Any], out: Path) -> dict[str, Any]:
     project = load_project(Path(payload["project"]))
     _import_own_modules()
     recorder = Recorder(ignored=(out,))
+    for name in (project.model.file, project.model.checkpoint):
+        if name:
+            recorder.note(project.root / name)
     with user_imports(project.root):
         original = _load_original(project)
         signature = Signature(inputs=original.inputs, outputs=(), dims=original.dims)

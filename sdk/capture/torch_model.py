@@ -395,9 +395,12 @@ def _to_numpy(name: str, tensor: Any) -> Array:
 
 
 def _export_size(bounds: tuple[int, int, int]) -> int:
-    """The size to export with: torch.export takes an axis of size 1 for a fixed one."""
-    low, opt, high = bounds
-    return opt if opt > 1 or low == high else min(high, 2)
+    """The size to export with: the greatest.
+
+    An axis of size 1 would be taken for a fixed one. And compilers decide by the size they see
+    (ExecuTorch plans its buffers so): what was traced small may refuse what is large.
+    """
+    return bounds[2]
 
 
 def _size_name(size: Any, names: Mapping[str, str]) -> int | str:

@@ -22,6 +22,8 @@ def shown(console: Console) -> Iterator[OnEvent]:
         if event.kind in ("start", "step"):
             if status is not None:
                 status.update(event.message)
+            else:
+                console.print(f"{elapsed} {event.message} ...", markup=False, soft_wrap=True)
             return
         took = f" ({event.seconds:.1f} s)" if event.seconds is not None else ""
         mark = {"failed": "failed: ", "cached": "cached: "}.get(event.kind, "")

@@ -2,7 +2,7 @@
 
 Recipes: `backend` xnnpack (f32, int8), vulkan (f16) or coreml (f16). For int8, `quantisation` is
 {method: pt2e | nncf-pt2e, samples, per_channel, smooth_quant} (targets/lowering/pt2e.py). Options:
-`threads` for the session; `minimum_deployment_target` (default iOS16) for Core ML here.
+`threads` for the session; `minimum_deployment_target` (default iOS16, the oldest) for Core ML here.
 
 What no delegate takes runs on portable kernels, which are slow: the share is in the placement.
 """
@@ -19,6 +19,7 @@ from agent.files import storage_errors
 from agent.manifest import Runtime
 from targets.interface import Availability, Calibration, Lowered, Problem, Program, Recipe
 from targets.lowering.export import load_exported
+from targets.lowering.partitioners import DEPLOYMENT_TARGETS, partitioner
 from targets.lowering.pt2e import METHODS, SETTINGS, quantise_pt2e
 from targets.lowering.vendor import availability, vendor_errors, version_of
 
@@ -35,7 +36,6 @@ _DELEGATES = {
 _DTYPES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
 """What the portable kernels take at the border of a program, as numpy names it."""
 
-_DEPLOYMENT_TARGETS = ("iOS15", "iOS16", "iOS17", "iOS18")
 _IDENTIFIER = b"ET12"  # of the .pte format, at byte 4; it has not changed since ExecuTorch 0.1
 _OPTIONS = ("threads", "minimum_deployment_target")
 _FILE = "program.pte"
@@ -122,9 +122,9 @@ def _choices(recipe: Recipe, backend: str) -> Iterator[Problem]:
         yield Problem(what=f"{backend} takes {known}, not {recipe.precision}", where="precision")
     for option in sorted(set(recipe.options) - set(_OPTIONS)):
         yield Problem(what=f"unknown option; known are {', '.join(_OPTIONS)}", where=option)
-    minimum = recipe.options.get("minimum_deployment_target", "iOS16")
-    if minimum not in _DEPLOYMENT_TARGETS:
-        known = ", ".join(_DEPLOYMENT_TARGETS)
+    minimum = recipe.options.get("minimum_deployment_target", DEPLOYMENT_TARGETS[0])
+    if minimum not in DEPLOYMENT_TARGETS:
+        known = ", ".join(DEPLOYMENT_TARGETS)
         yield Problem(what=f"{minimum!r} is not among {known}", where="minimum_deployment_target")
     quantisation = recipe.quantisation
     if (recipe.precision == "int8") != (quantisation is not None):
@@ -151,7 +151,7 @@ def _to_edge(exported: Any, recipe: Recipe) -> Any:
     # dim into the example's size wherever a tensor is made from it (aten.full, aten.arange).
     return to_edge_transform_and_lower(
         exported,
-        partitioner=[_partitioner(recipe)],
+        partitioner=[partitioner(recipe)],
         compile_config=EdgeCompileConfig(_check_ir_validity=False),
     )
 
@@ -161,54 +161,6 @@ def _settings() -> Any:
 
     # By the names of the buffers it writes to, a session knows that a model has state to reset.
     return ExecutorchBackendConfig(emit_mutable_buffer_names=True)
-
-
-def _partitioner(recipe: Recipe) -> Any:
-    if recipe.backend == "vulkan":
-        from executorch.backends.vulkan.partitioner.vulkan_partitioner import VulkanPartitioner
-
-        return VulkanPartitioner({"force_fp16": True})
-    if recipe.backend == "coreml":
-        return _coreml_partitioner(str(recipe.options.get("minimum_deployment_target", "iOS16")))
-    return _xnnpack_partitioner()
-
-
-def _coreml_partitioner(deployment_target: str) -> Any:
-    import coremltools
-    from executorch.backends.apple.coreml.compiler import CoreMLBackend
-    from executorch.backends.apple.coreml.partition import CoreMLPartitioner
-
-    return CoreMLPartitioner(
-        compile_specs=CoreMLBackend.generate_compile_specs(
-            compute_precision=coremltools.precision.FLOAT16,
-            minimum_deployment_target=coremltools.target[deployment_target],
-            # Compiling it for a device takes Apple's tools; the phone does it at the first load.
-            model_type=CoreMLBackend.MODEL_TYPE.MODEL,
-        )
-    )
-
-
-def _xnnpack_partitioner() -> Any:
-    from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
-    from executorch.backends.xnnpack.partition.config.generic_node_configs import (
-        UnsqueezeCopyConfig,
-    )
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from torch.fx.experimental.symbolic_shapes import free_symbols
-
-    class OneDynamicDim(UnsqueezeCopyConfig):  # type: ignore[misc]  # the vendor is untyped
-        """XNNPACK's reshape takes one dynamic dim; its partitioner forgets to ask, then fails."""
-
-        def check_constraints(self, node: Any, ep: Any) -> bool:
-            dynamic = sum(bool(free_symbols(size)) for size in node.meta["val"].shape)
-            return dynamic <= 1 and bool(super().check_constraints(node, ep))
-
-    return XnnpackPartitioner(
-        configs=[
-            OneDynamicDim if config is UnsqueezeCopyConfig else config
-            for config in ALL_PARTITIONER_CONFIGS
-        ]
-    )
 
 
 def _check_dims(edge: Any, program: Program) -> None:
@@ -284,6 +236,14 @@ def _check_structure(path: Path, backend: str) -> int:
             cause="This ExecuTorch writes another format, or a bug of it.",
             remedy="Install the executorch version that constraints.txt names.",
         )
+    missing = _without_kernel(program)
+    if missing:
+        raise ToolchainError(
+            f"ExecuTorch's runtime has no kernel for {', '.join(missing)}, and {backend} took none "
+            "of them.",
+            cause="The portable kernels cover the core operators only.",
+            remedy="Write the operators in simpler ones, or use another toolchain.",
+        )
     if not found and backend != "xnnpack":
         raise ToolchainError(
             f"ExecuTorch delegated none of the program's operators to {backend}.",
@@ -292,6 +252,19 @@ def _check_structure(path: Path, backend: str) -> int:
             remedy="Use the xnnpack recipe, fix the dims in sdk.toml, or change the operators.",
         )
     return len(found)
+
+
+def _without_kernel(program: Any) -> list[str]:
+    """Operators left to the runtime that it lacks: it would refuse the whole file."""
+    import executorch.kernels.quantized  # noqa: F401  registers its kernels with the runtime
+    from executorch.extension.pybindings import _portable_lib as runtime
+
+    called = {
+        f"{operator.name}.{operator.overload}" if operator.overload else operator.name
+        for plan in program.execution_plan
+        for operator in plan.operators
+    }
+    return sorted(called - set(runtime._get_operator_names()))  # noqa: SLF001
 
 
 def _runtime() -> Runtime:

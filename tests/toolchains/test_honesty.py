@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pickle
 import subprocess
@@ -14,6 +15,7 @@ import onnx
 import pytest
 
 import targets
+from agent.errors import ToolchainError
 from agent.files import sha256_of
 from agent.sessions import load
 from targets.interface import Program
@@ -89,7 +91,7 @@ def test_an_onnx_program_is_lowered_and_run_without_torch_and_without_reporting_
     assert list(home.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["openvino-f32", "openvino-int8", "onnxruntime-int8"])
+@pytest.mark.parametrize("name", ["openvino-int8", "onnxruntime-int8"])
 def test_lowering_twice_writes_the_same_bytes(
     name: str, program_of: Callable[[str], Program], tmp_path: Path
 ) -> None:
@@ -218,3 +220,32 @@ def test_weights_too_many_for_one_file_lie_beside_the_model_and_are_listed(
     )
     assert files == ("model.onnx", "model.onnx.data")
     assert sorted(found.name for found in tmp_path.iterdir()) == sorted(files)
+
+
+@pytest.mark.parametrize("name", ["openvino-f32", "onnxruntime-f32"])
+def test_an_onnx_file_with_its_weights_beside_it_becomes_whole_again(
+    name: str, onnx_program_of: Callable[[str], Program], tmp_path: Path
+) -> None:
+    entry, program = ZOO["cnn"], onnx_program_of("cnn")
+    source = tmp_path / "source"
+    source.mkdir()
+    model = onnx.load(str(program.path))
+    model.ir_version = 13  # newer than devices read
+    path = source / "program.onnx"
+    onnx.save(model, str(path), save_as_external_data=True, location="weights", size_threshold=0)
+    split = dataclasses.replace(program, path=path)
+    lowered = lower(BY_NAME[name], entry, split, tmp_path / "variant")
+    with load(tmp_path / "variant") as session:
+        found = session.run(entry.sample())["output"]
+    np.testing.assert_allclose(found, entry.eager(entry.sample())["output"], atol=1e-5)
+    if name == "onnxruntime-f32":
+        assert lowered.files == ("model.onnx",)
+        assert onnx.load(str(tmp_path / "variant" / "model.onnx")).ir_version <= 11
+
+
+def test_an_onnx_file_above_the_opset_that_a_device_takes_is_refused(
+    onnx_program_of: Callable[[str], Program], tmp_path: Path
+) -> None:
+    recipe = dataclasses.replace(BY_NAME["onnxruntime-f32"].recipe, opset=18)
+    with pytest.raises(ToolchainError, match="opset 20, the device's runtime takes 18"):
+        targets.toolchain("onnxruntime").lower(onnx_program_of("cnn"), recipe, None, tmp_path)
