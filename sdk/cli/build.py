@@ -47,7 +47,7 @@ def build(
             raise UsageError(
                 f"--limit {entry} has no value.",
                 cause="A limit is NAME=VALUE.",
-                remedy="Write, for example, --limit latency_p90_ms=10",
+                remedy=f"Write, for example, --limit {name}=10",
             )
         limits[name] = check_limit(name, _number(value), "--limit")
     if dry_run:

@@ -67,7 +67,7 @@ CASES: tuple[Case, ...] = (
     Case(
         name="openvino-int8-transformer",
         recipe=_openvino("int8", {**_NNCF, "preset": "mixed", "model_type": "transformer"}),
-        cosine=0.98,
+        cosine=0.95,  # smoothing from 8 samples hurts the tiny ones that are no transformers
         quick=("encoder",),
     ),
     Case(name="onnxruntime-f32", recipe=_onnxruntime("f32"), relative=1e-4),
