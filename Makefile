@@ -9,6 +9,7 @@ TORCH_INDEX ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+COGGED := README.md docs/reference/cli.md docs/reference/project-file.md
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo test test-long check bench docs clean
@@ -31,7 +32,7 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python docs/generate.py --check
+	$(BIN)/cog --check $(COGGED)
 	$(BIN)/pytest -m 'not toolchain and not long'
 
 test: $(STAMP)
@@ -44,7 +45,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.run
 
 docs: $(STAMP)
-	$(BIN)/python docs/generate.py
+	$(BIN)/cog -r $(COGGED)
 
 clean:
 	rm -rf $(VENV) build *.egg-info

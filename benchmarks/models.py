@@ -65,6 +65,12 @@ def large() -> nn.Module:
     return _seeded(lambda: nn.Sequential(*(Block(1024, 16) for _ in range(6))), "large")
 
 
+def minilm_sized() -> nn.Module:
+    """Six transformer layers of 384 over 128 tokens, and a matrix the size of MiniLM's table."""
+    layers = (Block(384, 12) for _ in range(6))
+    return _seeded(lambda: nn.Sequential(*layers, Mean(), nn.Linear(384, 30522)), "minilm_sized")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shape:
     """The one input of a model, after the batch, and how many samples to give."""
@@ -82,6 +88,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Shape]] = {
     "lstm": (lstm, Shape(input="frames", size=(100, 64))),
     "keyword": (keyword, Shape(input="spectrum", size=(1, 49, 10))),
     "detector": (detector, Shape(input="image", size=(3, 320, 320))),
+    "minilm_sized": (minilm_sized, Shape(input="tokens", size=(128, 384))),
     "large": (large, Shape(input="input", size=(32, 1024), samples=64)),
 }
 """Name -> factory and input. The name is also the factory's."""
@@ -269,6 +276,13 @@ class Block(nn.Module):
         attended = functional.scaled_dot_product_attention(split[0], split[1], split[2])
         x = x + self.out(attended.transpose(1, 2).flatten(2))
         return x + self.net(self.norms[1](x))
+
+
+class Mean(nn.Module):
+    """The mean over the tokens."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean(1)
 
 
 class VisionTransformer(nn.Module):

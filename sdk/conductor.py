@@ -26,7 +26,10 @@ from sdk.output import Output, write_output
 from sdk.plan import Candidate, Planned, plan
 from sdk.project import Project, load_project, profile_folders
 from sdk.select import Result, Selection, select
-from sdk.steps import Captured, Lowering, Steps
+from sdk.steps.capture import Captured, capture
+from sdk.steps.lower import Lowering, lower
+from sdk.steps.prove import evaluate, measure
+from sdk.steps.runner import Runner
 from sdk.summary import Summary, summarise
 from sdk.workers import Workers
 from targets import target, toolchain, toolchain_names
@@ -69,12 +72,12 @@ def build(project_path: Path, options: Options, on_event: OnEvent) -> Summary:
     device = fingerprint()
     workers = Workers(cache_folder())
     with Output.locked(options.out, project.model.name) as output, _stopping(workers):
-        work = Steps(project, cache, workers, device, fresh=options.fresh, on_event=on_event)
-        captured = work.capture()
-        planned = [_planned(project, item, captured, work) for item in assignments]
-        built = _lower_all(planned, captured, work, options.jobs)
+        runner = Runner(project, cache, workers, device, fresh=options.fresh, on_event=on_event)
+        captured = capture(runner)
+        planned = [_planned(project, item, captured, runner) for item in assignments]
+        built = _lower_all(planned, captured, runner, options.jobs)
         selections = [
-            _prove_and_select(item, own, built, captured, work)
+            _prove_and_select(item, own, built, captured, runner)
             for item, own in zip(assignments, planned, strict=True)
         ]
         summary = summarise(
@@ -83,7 +86,7 @@ def build(project_path: Path, options: Options, on_event: OnEvent) -> Summary:
             selections,
             captured,
             device,
-            work.tool_versions,
+            runner.tool_versions,
             started=started,
             seconds=time.time() - started,
         )
@@ -176,7 +179,7 @@ HOST_TARGETS = ("intel",)
 
 
 def _planned(
-    project: Project, item: Assignment, captured: Captured, work: Steps
+    project: Project, item: Assignment, captured: Captured, runner: Runner
 ) -> tuple[Planned, ...]:
     request = Request(
         profile=item.profile,
@@ -184,11 +187,11 @@ def _planned(
         has_data=bool(captured.samples.get("calibration")),
     )
     toolchains = {name: toolchain(name) for name in toolchain_names()}
-    return plan(project.model.name, target(item.target), request, toolchains, work.availability)
+    return plan(project.model.name, target(item.target), request, toolchains, runner.availability)
 
 
 def _lower_all(
-    planned: Sequence[Sequence[Planned]], captured: Captured, work: Steps, jobs: int
+    planned: Sequence[Sequence[Planned]], captured: Captured, runner: Runner, jobs: int
 ) -> dict[str, Lowering]:
     """Lower every recipe once, whichever profiles want it; recipe digest -> outcome."""
     wanted: dict[str, Candidate] = {}
@@ -198,14 +201,14 @@ def _lower_all(
     done: dict[str, Lowering] = {}
     with concurrent.futures.ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
         futures = {
-            pool.submit(work.lower, candidate.recipe, captured): digest
+            pool.submit(lower, runner, candidate.recipe, captured): digest
             for digest, candidate in wanted.items()
         }
         try:
             for future in concurrent.futures.as_completed(futures):
                 done[futures[future]] = future.result()
         except BaseException:
-            work.stop()
+            runner.workers.stop()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
     return done
@@ -216,10 +219,10 @@ def _prove_and_select(
     planned: Sequence[Planned],
     built: Mapping[str, Lowering],
     captured: Captured,
-    work: Steps,
+    runner: Runner,
 ) -> Selection:
-    results = [_result(entry, item, built, captured, work) for entry in planned]
-    measured = work.measure(item.profile, results, built, captured)
+    results = [_result(entry, item, built, captured, runner) for entry in planned]
+    measured = measure(runner, item.profile, results, built, captured, item.limits)
     return select(measured, item.limits)
 
 
@@ -228,7 +231,7 @@ def _result(
     item: Assignment,
     built: Mapping[str, Lowering],
     captured: Captured,
-    work: Steps,
+    runner: Runner,
 ) -> Result:
     predicted = estimate(captured.program, item.profile, entry.candidate.recipe)
     if entry.refusal is not None:
@@ -248,7 +251,8 @@ def _result(
             reason=lowering.failure,
             estimate=predicted,
         )
-    return work.evaluate(
+    return evaluate(
+        runner,
         Result(
             candidate=entry.candidate,
             status="built",

@@ -26,7 +26,8 @@ from agent.variant import RECORD_NAME, VariantRecord, record_bytes
 from sdk.cache import Cache
 from sdk.gates import drop_max_ppm, floors, gates
 from sdk.select import Result, Selection
-from sdk.steps import Captured, Lowering
+from sdk.steps.capture import Captured
+from sdk.steps.lower import Lowering
 from sdk.summary import Summary
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ def write_output(
             folder = _place(output, record, lowering, cache)
             paths[record.id] = str(folder.relative_to(output.folder))
             entries.append(_entry(rung, rank, assignment, selection, record, captured))
+    _write_logs(output.folder / "logs", built)
     golden = _copy_blob(captured.folder / GOLDEN, output.folder / GOLDEN, cache)
     evaluation = None
     if captured.has_evaluation:
@@ -110,6 +112,16 @@ def write_output(
     _point_links(output.folder, summary)
     _remove_unnamed(output.folder, set(paths.values()))
     return summary
+
+
+def _write_logs(folder: Path, built: Mapping[str, Lowering]) -> None:
+    """Keep what the vendors printed where a lowering failed; older logs go."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for lowering in built.values():
+        if lowering.log is not None and lowering.failure is not None and lowering.log.is_file():
+            with storage_errors(folder):
+                folder.mkdir(exist_ok=True)
+                shutil.copyfile(lowering.log, folder / f"{lowering.name}.log")
 
 
 def _own_record(rung: Result, target: str, lowering: Lowering) -> VariantRecord:

@@ -14,7 +14,7 @@ from agent.manifest import Fingerprint, Role
 from sdk.estimate import Estimate
 from sdk.limits import Evidence, LimitVerdict, Verdict
 from sdk.select import Accuracy, Result, Selection, Status, deciding
-from sdk.steps import Captured
+from sdk.steps.capture import Captured
 
 if TYPE_CHECKING:
     from sdk.conductor import Assignment

@@ -15,6 +15,7 @@ import site
 import sys
 import sysconfig
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,13 @@ class Depfile:
     """Imported distribution -> version."""
 
 
-def file_state(path: Path) -> str:
+def file_state(path: Path, digest: Callable[[Path], str] = sha256_of) -> str:
     """What stands for a file's content in a depfile; empty if it is gone."""
     try:
         found = path.stat()
         if found.st_size > HASHED_UP_TO_BYTES:
             return f"{found.st_size}:{found.st_mtime_ns}"
-        return sha256_of(path)
+        return digest(path)
     except OSError:
         return ""
 

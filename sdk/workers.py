@@ -38,6 +38,10 @@ class Limits:
     memory_limit_mib: int | None = None
     python: str = sys.executable
 
+    def under(self, python: str) -> Limits:
+        """The same limits under another interpreter."""
+        return dataclasses.replace(self, python=python)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepFailure:
@@ -48,6 +52,11 @@ class StepFailure:
     log: Path
     error: SlipwayError | None = None
     """The typed error, where the step itself could say what is wrong."""
+
+    @property
+    def summary(self) -> str:
+        """One line for a table."""
+        return self.message if self.kind == "error" else f"{self.message} [{self.kind}]"
 
 
 class StepBugError(RuntimeError):

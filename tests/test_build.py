@@ -80,9 +80,7 @@ def same_folders(
 
 
 def sdk(*arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*SDK, *arguments], capture_output=True, text=True, check=False, **more
-    )
+    return subprocess.run([*SDK, *arguments], capture_output=True, text=True, check=False, **more)
 
 
 def test_the_host_is_proven_and_phones_are_not(built: Built) -> None:

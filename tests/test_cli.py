@@ -15,7 +15,7 @@ from sdk.cli.app import run
 from tests.projects import write_project
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "docs"))
-from tables import VERBS  # noqa: E402  the docs' list of verbs is the tests' list too
+from tables import VERBS
 
 
 def sdk(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -43,7 +43,9 @@ def test_help_ends_with_an_example_of_that_verb(
 def test_every_verb_is_in_the_documented_list(capsys: pytest.CaptureFixture[str]) -> None:
     run(["--help"])
     text = capsys.readouterr().out.split("Commands:")[1]
-    verbs = {line.split()[0] for line in text.splitlines() if line.startswith("  ") and line[2] != " "}
+    verbs = {
+        line.split()[0] for line in text.splitlines() if line.startswith("  ") and line[2] != " "
+    }
     verbs.discard("Example:")
     assert verbs == {verb.split()[0] for verb in VERBS}
 

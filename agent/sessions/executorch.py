@@ -35,17 +35,25 @@ def load(path: Path, options: Mapping[str, Any], signature: Signature) -> Sessio
         UsageError: `threads` is not a number of threads.
         ToolchainError: the runtime refuses the file, or lacks its backend.
     """
-    # By name, because the import rules keep torch out of agent/; the executorch wheel needs it:
-    # it links torch's libraries, and its inputs and outputs are torch's tensors.
-    torch = importlib.import_module("torch")
-    native = importlib.import_module("executorch.extension.pybindings._portable_lib")
-    # Registers the kernels of (de)quantisation that no delegate took; absent on some platforms.
-    importlib.import_module("executorch.kernels.quantized")
+    torch, native = import_runtime()
     if "threads" in options:
         _set_threads(native, options["threads"])
     method = _load_method(native, path)
     _check_counts(path, method.method_meta(), signature)
     return _Session(torch, native, method, path, signature)
+
+
+def import_runtime() -> tuple[Any, Any]:
+    """Import torch and ExecuTorch's native module.
+
+    By name, because the import rules keep torch out of agent/; the executorch wheel needs it: it
+    links torch's libraries, and its inputs and outputs are torch's tensors.
+    """
+    torch = importlib.import_module("torch")
+    native = importlib.import_module("executorch.extension.pybindings._portable_lib")
+    # Registers the kernels of (de)quantisation that no delegate took; absent on some platforms.
+    importlib.import_module("executorch.kernels.quantized")
+    return torch, native
 
 
 def _load_method(native: Any, path: Path) -> Any:

@@ -1,0 +1,105 @@
+"""`python -m benchmarks.run [NAME ...]`: one table of what was asked, and what was measured.
+
+Run it on a machine that does nothing else. Each figure stands beside its bound; exit code 1 if one
+is over it. docs/explanation/speed.md says what was predicted, measured, and why they differ.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from benchmarks import cold_build, vendor_defaults
+from benchmarks.models import write_project
+
+SDK = [sys.executable, "-P", "-m", "sdk"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """One figure beside its bound."""
+
+    name: str
+    value: float
+    bound: float
+    unit: str
+
+
+def seconds(command: list[str], environment: dict[str, str], runs: int) -> float:
+    """The median time of a command as a whole process, after one run to warm up."""
+    times = []
+    for _ in range(runs + 1):
+        started = time.perf_counter()
+        subprocess.run(
+            command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        times.append(time.perf_counter() - started)
+    return statistics.median(times[1:])
+
+
+def help_time(environment: dict[str, str], folder: Path) -> Iterator[Row]:
+    """How long `sdk --help` takes."""
+    del folder
+    command = [str(Path(sys.executable).with_name("sdk")), "--help"]
+    yield Row(name="sdk --help", value=seconds(command, environment, 9), bound=0.3, unit="s")
+
+
+def rebuild_time(environment: dict[str, str], folder: Path) -> Iterator[Row]:
+    """How long a build takes when nothing changed, of a small model and of one of 90 MB."""
+    for model in ("keyword", "minilm_sized"):
+        project = write_project(folder / model, model)
+        command = [*SDK, "build", str(project), "--target", "intel", "--profile", "host"]
+        command += ["--out", str(folder / "out")]
+        value = seconds(command, environment, 5)
+        yield Row(name=f"rebuild of {model}, nothing changed", value=value, bound=1.5, unit="s")
+
+
+def cold(environment: dict[str, str], folder: Path) -> Iterator[Row]:
+    """A cold build beside the same vendor calls in fresh processes."""
+    ours, theirs = cold_build.measure(environment, folder)
+    yield Row(name="cold build / the same vendor calls", value=ours / theirs, bound=1.5, unit="x")
+
+
+def chosen(environment: dict[str, str], folder: Path) -> Iterator[Row]:
+    """The chosen variant's latency beside the best plain vendor default's."""
+    for model in ("mobilenet", "keyword", "gru", "vit_tiny"):
+        ratio = vendor_defaults.ratio(model, environment, folder)
+        yield Row(name=f"chosen / best vendor default, {model}", value=ratio, bound=1.05, unit="x")
+
+
+BENCHMARKS: dict[str, Callable[[dict[str, str], Path], Iterator[Row]]] = {
+    "help": help_time,
+    "rebuild": rebuild_time,
+    "cold": cold,
+    "chosen": chosen,
+}
+
+
+def main(names: list[str]) -> int:
+    """Run the named benchmarks, or all; print the table."""
+    over = 0
+    print(f"{'figure':48} {'measured':>12} {'bound':>8}")
+    with tempfile.TemporaryDirectory() as folder:
+        environment = dict(os.environ)
+        for name in ("CACHE", "DATA", "CONFIG"):
+            environment[f"SLIPWAY_{name}"] = str(Path(folder) / name.lower())
+        for name in names or BENCHMARKS:
+            for row in BENCHMARKS[name](environment, Path(folder)):
+                over += row.value > row.bound
+                mark = "  OVER" if row.value > row.bound else ""
+                print(
+                    f"{row.name:48} {row.value:10.3f} {row.unit:1} {row.bound:8.2f}{mark}",
+                    flush=True,
+                )
+    return 1 if over else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,109 @@
+"""Is the chosen variant ever slower than the best plain vendor default within the same limit?
+
+All defaults and the chosen variant are measured in one contest, each in its own process, windows in
+turn. A default counts if its mean cosine to the original on the final samples is at least 0.98.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+
+from agent.bench import Budget, Contestant, Failure, contest
+from agent.files import sha256_of
+from agent.manifest import File, Runtime
+from agent.metrics import metric
+from agent.sessions import load
+from agent.variant import VariantRecord, read_record, record_bytes
+from benchmarks.models import write_project
+from benchmarks.vendors import RECIPES
+from sdk import build
+from sdk.samples import StoredSamples
+
+LEAST_COSINE = 0.98
+
+
+def ratio(model: str, environment: dict[str, str], folder: Path) -> float:
+    """The chosen variant's median over that of the best default that counts."""
+    project = write_project(folder / model, model)
+    with mock.patch.dict(os.environ, environment):
+        summary = build(project, targets=["intel"], profiles=["host"], out=folder / "out")
+    built = folder / "out" / summary.model
+    chosen = (built / "intel-host" / "chosen").resolve()
+    folders = {"chosen": chosen}
+    for recipe in RECIPES:
+        place = folder / "defaults" / model / recipe
+        found = subprocess.run(
+            [sys.executable, "-m", "benchmarks.vendors", recipe, model, str(place)],
+            check=False,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        if found.returncode:
+            print(f"  {recipe}: {found.stderr.strip().splitlines()[-1][:100]}")
+            continue
+        _write_record(place, recipe, found.stdout.splitlines()[-1], read_record(chosen))
+        cosine = _cosine(place, built / "evaluation.safetensors")
+        if cosine >= LEAST_COSINE:
+            folders[recipe] = place
+        else:
+            print(f"  {recipe}: cosine {cosine:.4f}, does not count")
+    results = contest(
+        [Contestant(name, place) for name, place in folders.items()],
+        inputs=built / "golden.safetensors",
+        log_folder=folder / "logs" / model,
+        budget=Budget(seconds_per_contestant=6.0),
+    )
+    p50 = {n: r.latency_ms.p50 for n, r in results.items() if not isinstance(r, Failure)}
+    for name, found_ms in sorted(p50.items(), key=lambda item: item[1]):
+        label = f"chosen ({chosen.name})" if name == "chosen" else name
+        print(f"  {label}: {found_ms:.3f} ms", flush=True)
+    return p50.pop("chosen") / min(p50.values())
+
+
+def _write_record(place: Path, recipe: str, entry: str, like: VariantRecord) -> None:
+    names = [entry] + (["model.bin"] if entry.endswith(".xml") else [])
+    record = VariantRecord(
+        version=1,
+        id=f"{like.model}/any/{recipe}",
+        model=like.model,
+        target="any",
+        profile="any",
+        runtime=Runtime(format=recipe.split("-", maxsplit=1)[0], at_least=None, below=None),
+        options={},
+        signature=like.signature,
+        files=tuple(
+            File(path=n, sha256=sha256_of(place / n), length=(place / n).stat().st_size)
+            for n in names
+        ),
+        provenance={},
+    )
+    (place / "variant.json").write_bytes(record_bytes(record))
+
+
+def _cosine(place: Path, evaluation: Path) -> float:
+    """In a process of its own, as two runtimes in one spoil each other."""
+    found = subprocess.run(
+        [sys.executable, "-m", "benchmarks.vendor_defaults", str(place), str(evaluation)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return float(json.loads(found.stdout.splitlines()[-1]))
+
+
+if __name__ == "__main__":
+    variant, pack = map(Path, sys.argv[1:])
+    with load(variant) as session:
+        scores = [
+            metric("cosine").score(session.run(s.inputs), s.outputs, None)
+            for s in StoredSamples(pack)
+        ]
+    print(float(np.mean(scores)))

@@ -1,0 +1,243 @@
+"""The proving steps: answers and accuracy one by one, speed and memory all in one contest."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from agent.bench import Budget, Contestant, Failure, Measurement, contest
+from agent.codec import decode, encode
+from agent.errors import UsageError
+from agent.metrics import Drop, metric, paired_drop, samples_needed
+from agent.quantiles import samples_for
+from profiles import Profile
+from sdk.cache import key_of
+from sdk.prove import Evaluation, Report, evidence, proves_numerics, runs_here
+from sdk.select import Accuracy, Result
+from sdk.steps.capture import Captured
+from sdk.steps.lower import Lowering
+from sdk.steps.runner import Runner, own_code_digest
+from sdk.workers import StepFailure
+
+P99_SECONDS = 12.0  # long enough for the 459 runs of a model of 25 ms
+TURN_LIMIT_S = 600.0  # one load or one window of a contestant
+
+
+def evaluate(
+    runner: Runner,
+    result: Result,
+    lowering: Lowering,
+    captured: Captured,
+    drop_limit: float | None,
+) -> Result:
+    """Run a built candidate beside the original's recorded answers, where this machine can."""
+    profile, recipe = result.candidate.profile, result.candidate.recipe
+    if not runs_here(recipe.backend, profile, runner.device):
+        return result
+    found = _evaluated(runner, recipe.toolchain, recipe.name, lowering, captured)
+    if isinstance(found, StepFailure):
+        return dataclasses.replace(result, status="failed", step="evaluate", reason=found.summary)
+    numerics, speed = evidence(profile, runner.device)
+    report = Report(
+        evaluation=found, measurement=None, numerics_evidence=numerics, speed_evidence=speed
+    )
+    try:
+        accuracy = _accuracy(runner, captured, found, report, profile, drop_limit)
+    except UsageError as error:  # scores that are not finite: its answers are not
+        return dataclasses.replace(result, status="failed", step="evaluate", reason=error.what)
+    return dataclasses.replace(
+        result, report=report, accuracy=accuracy, placement=found.placement or result.placement
+    )
+
+
+def measure(
+    runner: Runner,
+    profile: Profile,
+    results: Sequence[Result],
+    built: Mapping[str, Lowering],
+    captured: Captured,
+    limits: Mapping[str, float],
+) -> list[Result]:
+    """Speed and memory of all built candidates, in one run with nothing beside it.
+
+    Only a unit that the profile matches is measured: another machine's speed says nothing.
+    """
+    contestants = {
+        result.candidate.recipe.name: built[result.candidate.recipe.digest]
+        for result in results
+        if result.status == "built" and result.report is not None
+    }
+    if not contestants or evidence(profile, runner.device)[1] != "device":
+        return list(results)
+    found = _contest(runner, contestants, captured, _budget(limits))
+    return [
+        _with_measurement(result, found[result.candidate.recipe.name])
+        if result.candidate.recipe.name in found
+        else result
+        for result in results
+    ]
+
+
+def _evaluated(
+    runner: Runner, toolchain: str, name: str, lowering: Lowering, captured: Captured
+) -> Evaluation | StepFailure:
+    key = key_of(
+        step="evaluate",
+        variant=lowering.digest,
+        captured=captured.digest,
+        metric=captured.metric,
+        score=_score_digest(runner),
+        identity=runner.device.identity,
+        software=runner.device.software,
+        code=own_code_digest(),
+    )
+    entry = runner.find(key)
+    if entry is None:
+        payload = {
+            "variant": str(lowering.folder),
+            "captured": str(captured.folder),
+            "project": str(runner.project.root),
+            "metric": captured.metric,
+        }
+        with runner.workers.busy():
+            outcome, folder, _ = runner.run(
+                "evaluate", payload, runner.limits_for(toolchain), f"checking {name}"
+            )
+        if isinstance(outcome, StepFailure):
+            return outcome
+        entry = runner.commit(key, folder, outcome)
+    return decode(Evaluation, entry.result)
+
+
+def _score_digest(runner: Runner) -> str:
+    """The user's score function is code that evaluation reads."""
+    data = runner.project.data
+    if data is None or data.score is None:
+        return ""
+    return runner.cache.sha256_of(runner.project.root / data.score.file)
+
+
+def _accuracy(
+    runner: Runner,
+    captured: Captured,
+    found: Evaluation,
+    report: Report,
+    profile: Profile,
+    drop_limit: float | None,
+) -> Accuracy | None:
+    if captured.metric is None or not captured.original_scores or not found.scores:
+        return None
+    original, scores = captured.original_scores, found.scores
+    by_name = not captured.metric["by_function"]
+    rules: Any = {
+        "higher_is_better": captured.metric["higher_is_better"],
+        "bounds": metric(captured.metric["name"]).bounds if by_name else None,
+    }
+
+    def bounded(split: str) -> Drop | None:
+        if not scores.get(split):
+            return None
+        key = key_of(
+            step="drop",
+            one=original[split],
+            other=scores[split],
+            rules=rules,
+            code=own_code_digest(),
+        )
+        return decode(
+            Drop,
+            runner.remember(
+                key, lambda: dict(encode(paired_drop(original[split], scores[split], **rules)))
+            ),
+        )
+
+    final, needed = bounded("final"), None
+    if final is not None and drop_limit is not None and final.low <= drop_limit < final.high:
+        key = key_of(
+            step="needed",
+            one=original["final"],
+            other=scores["final"],
+            rules=rules,
+            limit=drop_limit,
+            code=own_code_digest(),
+        )
+        needed = runner.remember(
+            key,
+            lambda: {
+                "n": samples_needed(original["final"], scores["final"], limit=drop_limit, **rules)
+            },
+        )["n"]
+    return Accuracy(
+        metric=captured.metric["name"],
+        final=final,
+        selection=bounded("selection"),
+        evidence=report.numerics_evidence,
+        proves=proves_numerics(profile, runner.device, report.numerics_evidence),
+        samples_needed=needed,
+    )
+
+
+def _contest(
+    runner: Runner, contestants: Mapping[str, Lowering], captured: Captured, budget: Budget
+) -> dict[str, Measurement | Failure]:
+    inputs = captured.folder / "bench.safetensors"
+    key = key_of(
+        step="contest",
+        variants={name: lowering.digest for name, lowering in contestants.items()},
+        inputs=runner.cache.sha256_of(inputs),
+        device=runner.device,
+        budget=budget,
+        code=own_code_digest(),
+    )
+    entry = runner.find(key)
+    if entry is None:
+        folder = runner.cache.work_folder()
+        runner.say("start", f"measuring {len(contestants)} variants in turn")
+        started = time.monotonic()
+        with runner.workers.quiet():
+            found = contest(
+                [Contestant(name, _folder(lowering)) for name, lowering in contestants.items()],
+                inputs=inputs,
+                budget=budget,
+                log_folder=folder,
+                time_limit_s=TURN_LIMIT_S,
+            )
+        record = {
+            name: {"failed": isinstance(item, Failure), "found": encode(item)}
+            for name, item in found.items()
+        }
+        entry = runner.commit(key, folder, record)
+        runner.say("done", "measuring", time.monotonic() - started)
+    else:
+        runner.say("cached", "measuring: the same variants on the same machine")
+    return {
+        name: decode(Failure, item["found"])
+        if item["failed"]
+        else decode(Measurement, item["found"])
+        for name, item in entry.result.items()
+    }
+
+
+def _with_measurement(result: Result, found: Measurement | Failure) -> Result:
+    if isinstance(found, Failure):
+        return dataclasses.replace(
+            result, status="failed", step="measure", reason=f"{found.kind}: {found.message}"
+        )
+    assert result.report is not None
+    report = dataclasses.replace(result.report, measurement=found)
+    return dataclasses.replace(result, report=report)
+
+
+def _budget(limits: Mapping[str, float]) -> Budget:
+    """A limit on the 99th percentile takes 459 runs to prove anything (agent/quantiles.py)."""
+    if "latency_p99_ms" in limits:
+        return Budget(seconds_per_contestant=P99_SECONDS, min_runs=samples_for(0.99))
+    return Budget()
+
+
+def _folder(lowering: Lowering) -> Path:
+    assert lowering.folder is not None
+    return lowering.folder
