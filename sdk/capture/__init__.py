@@ -86,6 +86,7 @@ def capture(payload: dict[str, Any], out: Path) -> dict[str, Any]:
 
 def _import_own_modules() -> None:
     """Import what is needed of ours now: later, a user's `agent/` may answer to the name."""
+    import agent.sessions.onnxruntime
     import sdk.capture.onnx_model
     import sdk.capture.torch_model  # noqa: F401  for its place in sys.modules
 
@@ -190,6 +191,7 @@ def _score_original(project: Project, original: Original, out: Path) -> dict[str
             split: score_by_function(project, original.run, samples)
             for split, samples in splits.items()
         }
+        _check_scores(scores, str(project.data.score))
         described = {
             "name": str(project.data.score),
             "higher_is_better": project.data.higher_is_better,
@@ -200,6 +202,11 @@ def _score_original(project: Project, original: Original, out: Path) -> dict[str
         return {"metric": described, "original_scores": scores}
     labelled = all(sample.label is not None for samples in splits.values() for sample in samples)
     chosen, note = _metric_for(project.data.metric, labelled=labelled)
+    scores = {
+        split: [chosen.score(s.outputs, s.outputs, s.label) for s in samples]
+        for split, samples in splits.items()
+    }
+    _check_scores(scores, chosen.name)
     return {
         "metric": {
             "name": chosen.name,
@@ -208,11 +215,18 @@ def _score_original(project: Project, original: Original, out: Path) -> dict[str
             "by_function": False,
             "note": note,
         },
-        "original_scores": {
-            split: [chosen.score(s.outputs, s.outputs, s.label) for s in samples]
-            for split, samples in splits.items()
-        },
+        "original_scores": scores,
     }
+
+
+def _check_scores(scores: dict[str, list[float]], name: str) -> None:
+    for split, found in scores.items():
+        if found and not np.mean(found):
+            raise CaptureError(
+                f"The original's mean {name} on the {split} samples is 0; a drop is relative to it.",
+                cause="The labels belong to other samples, or the metric does not fit the task.",
+                remedy="Check labels and metric; a score function may shift the scale.",
+            )
 
 
 def _metric_for(name: str | None, *, labelled: bool) -> tuple[Metric, str]:

@@ -45,7 +45,9 @@ class OnnxOriginal:
         Raises:
             CaptureError: ONNX Runtime cannot load or run it.
         """
-        import onnxruntime
+        from agent.sessions.onnxruntime import import_runtime
+
+        onnxruntime = import_runtime()
 
         try:
             if self._session is None:

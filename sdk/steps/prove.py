@@ -140,13 +140,8 @@ def _accuracy(
     def bounded(split: str) -> Drop | None:
         if not scores.get(split):
             return None
-        key = key_of(
-            step="drop",
-            one=original[split],
-            other=scores[split],
-            rules=rules,
-            code=own_code_digest(),
-        )
+        pair = {"original": original[split], "variant": scores[split]}
+        key = key_of(step="drop", scores=pair, rules=rules, code=own_code_digest())
         return decode(
             Drop,
             runner.remember(
