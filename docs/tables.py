@@ -78,7 +78,7 @@ def candidates() -> str:
         request = Request(profile=profile, program=None, has_data=True)
         recipes = list(target(profile.target).recipes(request))
         usable = [r for r in recipes if not r.needs_isa or set(r.needs_isa) & set(profile.isa)]
-        names = ", ".join(r.name.rsplit("-", 1)[0] for r in usable)
+        names = ", ".join(recipe.name.rsplit("-", 1)[0] for recipe in usable)
         rows.append([profile.target, f"`{profile.name}`", names])
     return table(["target", "profile", "candidates"], rows)
 

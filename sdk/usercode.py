@@ -77,8 +77,9 @@ class Recorder:
             if isinstance(path, (str, bytes)) and not writes and not _is_write(mode):
                 self._files.add(os.path.abspath(os.fsdecode(path)))
         elif event in ("os.listdir", "os.scandir") and isinstance(arguments[0], (str, bytes)):
-            # The import system lists every folder on the path; a new file there changes nothing.
-            if sys._getframe(1).f_code.co_filename.startswith("<frozen importlib"):  # noqa: SLF001
+            # Importing, and looking for plugins, lists every folder on the path; a new file there
+            # changes nothing by itself.
+            if "importlib" in sys._getframe(1).f_code.co_filename:  # noqa: SLF001
                 return
             self._folders.add(os.path.abspath(os.fsdecode(arguments[0])))
 

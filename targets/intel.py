@@ -105,16 +105,20 @@ def _onnxruntime(program: Program | None, isa: set[str]) -> Iterator[Recipe]:
     yield _onnxruntime_recipe("int8", static, opset)
     if program is None or _share(program, ("matmul", "recurrent")) > 0.5:
         dynamic = {k: v for k, v in static.items() if k != "samples"} | {"method": "dynamic"}
-        yield _onnxruntime_recipe("int8", dynamic, opset)
+        yield _onnxruntime_recipe("int8", dynamic, opset, tag="dynamic")
 
 
 def _onnxruntime_recipe(
-    precision: str, quantisation: Mapping[str, Any] | None, opset: int | None
+    precision: str,
+    quantisation: Mapping[str, Any] | None,
+    opset: int | None,
+    tag: str | None = None,
 ) -> Recipe:
     return Recipe(
         toolchain="onnxruntime",
         format="onnxruntime",
         precision=precision,
+        tag=tag,
         quantisation=quantisation,
         backend="CPU",
         opset=opset,

@@ -61,6 +61,8 @@ class Recipe:
     format: str
     """The runtime format that this makes; names the session."""
     precision: str
+    tag: str | None = None
+    """A word in the name, where a sibling has the same toolchain, engine and precision."""
     quantisation: Mapping[str, Any] | None = None
     """{method, preset, samples, …}; null where nothing is quantised. `samples` > 0 needs data."""
     backend: str | None = None
@@ -78,9 +80,10 @@ class Recipe:
 
     @property
     def name(self) -> str:
-        """`<toolchain>[-<backend>]-<precision>-<digest>`: the tail of a candidate's identifier."""
-        middle = [] if self.backend in (None, "CPU", "cpu") else [str(self.backend).lower()]
-        return "-".join([self.toolchain, *middle, self.precision, self.digest[:8]])
+        """`<toolchain>[-<backend>]-<precision>[-<tag>]-<digest>`: the tail of an identifier."""
+        engine = None if self.backend in (None, "CPU") else str(self.backend).lower()
+        parts = (self.toolchain, engine, self.precision, self.tag, self.digest[:8])
+        return "-".join(part for part in parts if part)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

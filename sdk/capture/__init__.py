@@ -22,7 +22,7 @@ from agent.tensors import Array, TensorWriter
 from sdk.capture.golden import generated, golden_inputs, resized
 from sdk.isolation import user_imports
 from sdk.project import Project, load_project
-from sdk.samples import SPLITS, Sample, SplitWriter, StoredSamples, checked, write_sample
+from sdk.samples import SPLITS, Sample, Split, SplitWriter, StoredSamples, checked, write_sample
 from sdk.scoring import score_by_function
 from sdk.usercode import Recorder, load_function, user_error
 from targets.interface import Program
@@ -86,9 +86,9 @@ def capture(payload: dict[str, Any], out: Path) -> dict[str, Any]:
 
 def _import_own_modules() -> None:
     """Import what is needed of ours now: later, a user's `agent/` may answer to the name."""
-    import agent.sessions.onnxruntime
+    import agent.sessions.onnxruntime  # noqa: F401  these three for their place in sys.modules
     import sdk.capture.onnx_model
-    import sdk.capture.torch_model  # noqa: F401  for its place in sys.modules
+    import sdk.capture.torch_model  # noqa: F401
 
 
 def _load_original(project: Project) -> Original:
@@ -219,11 +219,11 @@ def _score_original(project: Project, original: Original, out: Path) -> dict[str
     }
 
 
-def _check_scores(scores: dict[str, list[float]], name: str) -> None:
+def _check_scores(scores: Mapping[Split, list[float]], name: str) -> None:
     for split, found in scores.items():
         if found and not np.mean(found):
             raise CaptureError(
-                f"The original's mean {name} on the {split} samples is 0; a drop is relative to it.",
+                f"The original's mean {name} on {split} samples is 0; drops are relative to it.",
                 cause="The labels belong to other samples, or the metric does not fit the task.",
                 remedy="Check labels and metric; a score function may shift the scale.",
             )

@@ -56,7 +56,7 @@ def run(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        code = app(arguments, standalone_mode=False)
+        code = app(arguments, standalone_mode=False, prog_name="sdk")
     except SlipwayError as error:
         return _say(error, debug=debug)
     except OSError as error:
