@@ -289,7 +289,15 @@ def onnx_project(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("moment", ["capturing", "lowering", "checking", "measuring"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "capturing",
+        pytest.param("lowering", marks=pytest.mark.long),
+        pytest.param("checking", marks=pytest.mark.long),
+        "measuring",
+    ],
+)
 def test_ctrl_c_at_any_step_leaves_nothing_and_the_next_run_resumes(
     moment: str, tmp_path: Path
 ) -> None:
@@ -319,6 +327,7 @@ def test_ctrl_c_at_any_step_leaves_nothing_and_the_next_run_resumes(
         assert "lowering" not in again.stderr
 
 
+@pytest.mark.long
 def test_a_build_killed_while_writing_leaves_the_old_output_or_the_new(tmp_path: Path) -> None:
     """Killed at each durable operation in turn: every file that a manifest names is right."""
     from agent.files import sha256_of
