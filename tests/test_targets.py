@@ -83,7 +83,7 @@ def _plain(recipes: list[Recipe]) -> list[str]:
             TRANSFORMER,
             [
                 *("openvino-f32", "openvino-bf16", "openvino-f16", "openvino-int8"),
-                *("onnxruntime-f32", "onnxruntime-int8", "onnxruntime-int8"),
+                *("onnxruntime-f32", "onnxruntime-int8", "onnxruntime-int8-dynamic"),
                 *("executorch-xnnpack-f32", "executorch-xnnpack-int8"),
                 *("openvino-gpu-f16", "openvino-gpu-int8", "openvino-npu-f16", "openvino-npu-int8"),
             ],
