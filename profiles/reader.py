@@ -9,10 +9,9 @@ from __future__ import annotations
 import difflib
 import math
 import re
+import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Any
-
-import tomllib
 
 from agent.errors import UsageError
 from agent.identity import ISA_WORDS

@@ -23,8 +23,9 @@ from sdk.events import Event, OnEvent
 from sdk.folders import cache_folder
 from sdk.limits import with_default
 from sdk.output import Output, write_output
-from sdk.plan import Candidate, Planned, plan
-from sdk.project import Project, load_project, profile_folders
+from sdk.plan import Assignment, Candidate, Planned, plan
+from sdk.project import Project, profile_folders
+from sdk.project_reader import load_project
 from sdk.select import Result, Selection, select
 from sdk.steps.capture import Captured, capture
 from sdk.steps.lower import Lowering, lower
@@ -47,15 +48,6 @@ class Options:
     out: Path = Path("build")
     jobs: int = 1
     fresh: bool = False
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Assignment:
-    """One profile to build for."""
-
-    target: str
-    profile: Profile
-    limits: dict[str, float]
 
 
 def build(project_path: Path, options: Options, on_event: OnEvent) -> Summary:

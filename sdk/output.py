@@ -16,7 +16,6 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from agent.codec import pretty
 from agent.errors import StorageError
@@ -25,13 +24,11 @@ from agent.manifest import Blob, EvaluationPack, Manifest, VariantEntry, seriali
 from agent.variant import RECORD_NAME, VariantRecord, record_bytes
 from sdk.cache import Cache
 from sdk.gates import drop_max_ppm, floors, gates
+from sdk.plan import Assignment
 from sdk.select import Result, Selection
 from sdk.steps.capture import Captured
 from sdk.steps.lower import Lowering
 from sdk.summary import Summary
-
-if TYPE_CHECKING:
-    from sdk.conductor import Assignment
 
 GOLDEN, EVALUATION = "golden.safetensors", "evaluation.safetensors"
 

@@ -11,6 +11,15 @@ from targets.interface import Availability, Program, Recipe, Request, Target, To
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """One profile to build for."""
+
+    target: str
+    profile: Profile
+    limits: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Candidate:
     """(program, profile, recipe): planned, not built."""
 

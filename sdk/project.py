@@ -1,7 +1,4 @@
-"""`sdk.toml` -> Project. Strict: an unknown key is an error with a did-you-mean.
-
-Every message names the file and the key's path. docs/reference/project-file.md lists the keys.
-"""
+"""What a project file says, checked: the nouns of docs/reference/project-file.md."""
 
 from __future__ import annotations
 
@@ -9,9 +6,6 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-import tomllib
-
-from agent.errors import UsageError
 from agent.manifest import TensorSpec
 
 FILE_NAME = "sdk.toml"
@@ -89,40 +83,6 @@ class Project:
     def settings_for(self, toolchain: str) -> ToolchainSettings:
         """The settings of one toolchain; the defaults where the file says nothing."""
         return self.toolchains.get(toolchain, ToolchainSettings())
-
-
-def load_project(path: Path) -> Project:
-    """Read the project in a folder, or the project file itself.
-
-    Raises:
-        UsageError: missing, not TOML, or not of the form; the message names file and key.
-    """
-    file = path / FILE_NAME if path.is_dir() else path
-    try:
-        content = file.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise UsageError(
-            f"There is no project file {file}.",
-            cause="The command was run in another folder, or the project is new.",
-            remedy="Name the project's folder, or make one: sdk init FOLDER",
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"{file} cannot be read: {error}.",
-            cause="It is not a text file in UTF-8, or belongs to somebody else.",
-            remedy="Check the file.",
-        ) from error
-    try:
-        document = tomllib.loads(content)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(
-            f"{file} is not TOML: {error}.",
-            cause="A quote, bracket or equals sign is missing near there.",
-            remedy="Correct the line.",
-        ) from error
-    from sdk.project_reader import Reader  # it needs this module's classes
-
-    return Reader(file).project(document)
 
 
 def profile_folders(root: Path) -> tuple[Path, ...]:

@@ -1,9 +1,13 @@
-"""The project file's form: every key checked, every mistake answered with its path and a remedy."""
+"""`sdk.toml` -> Project. Strict: an unknown key is an error with a did-you-mean.
+
+Every message names the file and the key's path, and what to do.
+"""
 
 from __future__ import annotations
 
 import difflib
 import re
+import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +32,39 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _FUNCTION = re.compile(r"(?P<file>[^:]+\.py):(?P<function>[A-Za-z_]\w*)")
 
 
-class Reader:
+def load_project(path: Path) -> Project:
+    """Read the project in a folder, or the project file itself.
+
+    Raises:
+        UsageError: missing, not TOML, or not of the form; the message names file and key.
+    """
+    file = path / FILE_NAME if path.is_dir() else path
+    try:
+        content = file.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"There is no project file {file}.",
+            cause="The command was run in another folder, or the project is new.",
+            remedy="Name the project's folder, or make one: sdk init FOLDER",
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"{file} cannot be read: {error}.",
+            cause="It is not a text file in UTF-8, or belongs to somebody else.",
+            remedy="Check the file.",
+        ) from error
+    try:
+        document = tomllib.loads(content)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(
+            f"{file} is not TOML: {error}.",
+            cause="A quote, bracket or equals sign is missing near there.",
+            remedy="Correct the line.",
+        ) from error
+    return _Reader(file).project(document)
+
+
+class _Reader:
     """One project file being read; keeps its name for messages."""
 
     def __init__(self, file: Path) -> None:

@@ -23,7 +23,7 @@ from agent.tensors import Array
 from profiles import Profile
 from sdk.isolation import user_imports
 from sdk.limits import Evidence
-from sdk.project import load_project
+from sdk.project_reader import load_project
 from sdk.samples import StoredSamples
 from sdk.scoring import score_by_function
 

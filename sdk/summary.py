@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from agent.bench import Measurement
 from agent.manifest import Fingerprint, Role
 from sdk.estimate import Estimate
 from sdk.limits import Evidence, LimitVerdict, Verdict
+from sdk.plan import Assignment
 from sdk.select import Accuracy, Result, Selection, Status, deciding
 from sdk.steps.capture import Captured
-
-if TYPE_CHECKING:
-    from sdk.conductor import Assignment
 
 SCHEMA = 1
 

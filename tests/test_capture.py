@@ -16,7 +16,7 @@ from agent.tensors import read_tensors
 from sdk.cache import Cache
 from sdk.capture import capture
 from sdk.events import Event
-from sdk.project import load_project
+from sdk.project_reader import load_project
 from sdk.samples import StoredSamples
 from sdk.steps import capture as step
 from sdk.steps.runner import Runner

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import UsageError
-from sdk.project import load_project
+from sdk.project_reader import load_project
 
 GOOD = """
 [model]

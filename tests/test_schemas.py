@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
-import tomllib
 
 from sdk.limits import KINDS
 from sdk.schema import all_schemas

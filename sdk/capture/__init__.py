@@ -21,7 +21,8 @@ from agent.metrics import Metric, metric
 from agent.tensors import Array, TensorWriter
 from sdk.capture.golden import generated, golden_inputs, resized
 from sdk.isolation import user_imports
-from sdk.project import Project, load_project
+from sdk.project import Project
+from sdk.project_reader import load_project
 from sdk.samples import SPLITS, Sample, Split, SplitWriter, StoredSamples, checked, write_sample
 from sdk.scoring import score_by_function
 from sdk.usercode import Recorder, load_function, user_error
