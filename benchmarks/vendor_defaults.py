@@ -1,8 +1,8 @@
 """Is the chosen variant ever slower than the best plain vendor default within the same limit?
 
 All defaults and the chosen variant are measured in one contest, each in its own process, windows in
-turn. A default counts by the rule that the chosen one was held to: the bound of the paired comparison
-on the final samples holds a drop of 2 % of the cosine to the original.
+turn. A default counts by the rule that the chosen one was held to: on the final samples, the bound
+of the paired comparison holds a drop of 2 % of the cosine to the original.
 """
 
 from __future__ import annotations
