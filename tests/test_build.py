@@ -292,7 +292,7 @@ def onnx_project(folder: Path) -> Path:
 @pytest.mark.parametrize(
     "moment",
     [
-        "capturing",
+        pytest.param("capturing", marks=pytest.mark.long),
         pytest.param("lowering", marks=pytest.mark.long),
         pytest.param("checking", marks=pytest.mark.long),
         "measuring",

@@ -91,6 +91,7 @@ def test_an_onnx_program_is_lowered_and_run_without_torch_and_without_reporting_
     assert list(home.iterdir()) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["openvino-int8", "onnxruntime-int8"])
 def test_lowering_twice_writes_the_same_bytes(
     name: str, program_of: Callable[[str], Program], tmp_path: Path
