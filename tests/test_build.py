@@ -289,15 +289,8 @@ def onnx_project(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    "moment",
-    [
-        pytest.param("capturing", marks=pytest.mark.long),
-        pytest.param("lowering", marks=pytest.mark.long),
-        pytest.param("checking", marks=pytest.mark.long),
-        "measuring",
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("moment", ["capturing", "lowering", "checking", "measuring"])
 def test_ctrl_c_at_any_step_leaves_nothing_and_the_next_run_resumes(
     moment: str, tmp_path: Path
 ) -> None:

@@ -273,6 +273,7 @@ def test_a_program_that_vulkan_cannot_take_at_all_fails(build: Build) -> None:
         build("remainder", VULKAN)
 
 
+@pytest.mark.long
 def test_vulkan_takes_attention_but_for_its_infinities(build: Build) -> None:
     share = build("attention", VULKAN).lowered.placement["vulkan"]
     assert 0.5 < share < 1
