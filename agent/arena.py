@@ -144,6 +144,7 @@ class Arena:
             [contestant.python, "-c", BOOTSTRAP, str(Path(__file__).parent), str(os.getpid())],
             log=self._log_folder / (re.sub(r"[^\w.+-]", "_", contestant.name) + ".log"),
             folder=self._log_folder,
+            memory_limit_bytes=self._memory_limit_bytes,
         )
         self._children.callback(child.end)
         return child
@@ -238,11 +239,7 @@ class Arena:
         )
 
     def _ask(self, child: Child, verb: str, **arguments: Any) -> dict[str, Any]:
-        return child.ask(
-            {"verb": verb, **arguments},
-            time_limit_s=self._time_limit_s,
-            memory_limit_bytes=self._memory_limit_bytes,
-        )
+        return child.ask({"verb": verb, **arguments}, time_limit_s=self._time_limit_s)
 
     def _stable(self, entrant: _Entrant) -> bool:
         return is_stable(

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agent.errors import SlipwayError, from_record, to_record
+from agent.memory_group import memory_group
 
 Kind = Literal["crashed", "hung", "out_of_memory", "error"]
 
@@ -44,8 +45,17 @@ class Child:
     reaches the parent alone, and the group can be paused and ended as one.
     """
 
-    def __init__(self, command: Sequence[str], *, log: Path, folder: Path) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        log: Path,
+        folder: Path,
+        memory_limit_bytes: int | None = None,
+    ) -> None:
         self._log = log
+        self._memory_limit = memory_limit_bytes
+        self._ending = contextlib.ExitStack()
         self._pending = b""
         self._over = False
         to_read, self._questions = os.pipe()
@@ -68,19 +78,15 @@ class Child:
         finally:
             os.close(to_read)
             os.close(to_write)
+        self._group = self._ending.enter_context(memory_group(memory_limit_bytes))
+        self._group.add(self.pid)
 
     @property
     def pid(self) -> int:
         """The process, which is also its group."""
         return self._process.pid
 
-    def ask(
-        self,
-        message: Mapping[str, Any],
-        *,
-        time_limit_s: float,
-        memory_limit_bytes: int | None = None,
-    ) -> dict[str, Any]:
+    def ask(self, message: Mapping[str, Any], *, time_limit_s: float) -> dict[str, Any]:
         """Send a message and wait for the answer.
 
         Raises:
@@ -89,7 +95,7 @@ class Child:
         """
         with contextlib.suppress(BrokenPipeError):  # it has ended: the answer says how
             os.write(self._questions, json.dumps(message).encode() + b"\n")
-        answer = self._answer(str(message["verb"]), time_limit_s, memory_limit_bytes)
+        answer = self._answer(str(message["verb"]), time_limit_s)
         if "failed" in answer:
             kind: Kind = answer["failed"]
             raise ChildError(kind, str(from_record(answer["error"])))
@@ -118,12 +124,14 @@ class Child:
         # One that a driver holds in the kernel cannot be killed; waiting on would hang here too.
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=10)
+        self._ending.close()
 
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
 
-    def _answer(self, verb: str, time_limit_s: float, memory_limit: int | None) -> dict[str, Any]:
+    def _answer(self, verb: str, time_limit_s: float) -> dict[str, Any]:
+        memory_limit = self._memory_limit
         deadline = time.monotonic() + time_limit_s
         while b"\n" not in self._pending:
             left = deadline - time.monotonic()
@@ -137,17 +145,21 @@ class Child:
                 if not received:
                     raise self._ended(verb)
                 self._pending += received
-            elif memory_limit is not None and (used := tree_memory(self.pid)) > memory_limit:
-                raise ChildError(
-                    "out_of_memory",
-                    f"It used {used / 2**20:.0f} MiB during {verb!r}, more than the limit of "
-                    f"{memory_limit / 2**20:.0f} MiB.",
-                )
+            elif memory_limit is not None and tree_memory(self.pid) > memory_limit:
+                raise self._out_of_memory(verb)
         line, _, self._pending = self._pending.partition(b"\n")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
+    def _out_of_memory(self, verb: str) -> ChildError:
+        limit = (self._memory_limit or 0) / 2**20
+        return ChildError(
+            "out_of_memory", f"It used more than the limit of {limit:.0f} MiB during {verb!r}."
+        )
+
     def _ended(self, verb: str) -> ChildError:
+        if self._group.has_killed():
+            return self._out_of_memory(verb)
         # Looked at, not reaped: `end` still needs the number to reach what it left behind.
         found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
         assert found is not None  # only with WNOHANG

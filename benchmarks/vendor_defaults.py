@@ -92,7 +92,7 @@ def _drop(place: Path, evaluation: Path) -> float:
     found = subprocess.run(
         [sys.executable, "-m", "benchmarks.vendor_defaults", str(place), str(evaluation)],
         check=True,
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
     )
     return float(json.loads(found.stdout.splitlines()[-1]))

@@ -33,12 +33,29 @@ def exported(name: str) -> Any:
     return torch.export.export(factory().eval(), (example,), dynamic_shapes=({0: batch},))
 
 
+def ports(name: str) -> tuple[list[str], list[str]]:
+    """Names of inputs and outputs: files must answer to the same ones to be compared."""
+    factory, shape = MODELS[name]
+    with torch.no_grad():
+        answer = factory()(torch.zeros(1, *shape.size))
+    return [shape.input], list(answer) if isinstance(answer, dict) else ["output"]
+
+
+def _save_openvino(model: Any, name: str, folder: Path) -> str:
+    import openvino
+
+    for given, named in zip((model.inputs, model.outputs), ports(name), strict=True):
+        for port, text in zip(given, named, strict=True):
+            port.get_tensor().set_names({text})
+    openvino.save_model(model, folder / "model.xml")
+    return "model.xml"
+
+
 def openvino_f32(name: str, folder: Path) -> str:
     """`convert_model` and `save_model`, whose default stores weights as f16."""
     import openvino
 
-    openvino.save_model(openvino.convert_model(exported(name)), folder / "model.xml")
-    return "model.xml"
+    return _save_openvino(openvino.convert_model(exported(name)), name, folder)
 
 
 def openvino_int8(name: str, folder: Path) -> str:
@@ -48,14 +65,13 @@ def openvino_int8(name: str, folder: Path) -> str:
 
     model = openvino.convert_model(exported(name))
     dataset = nncf.Dataset([next(iter(arrays.values())) for arrays in inputs(name, 300)])
-    openvino.save_model(nncf.quantize(model, dataset), folder / "model.xml")
-    return "model.xml"
+    return _save_openvino(nncf.quantize(model, dataset), name, folder)
 
 
 def onnxruntime_f32(name: str, folder: Path) -> str:
     """`torch.onnx.export`."""
-    names = [MODELS[name][1].input]
-    program = torch.onnx.export(exported(name), input_names=names, dynamo=True)
+    taken, given = ports(name)
+    program = torch.onnx.export(exported(name), input_names=taken, output_names=given, dynamo=True)
     program.save(folder / "model.onnx")
     return "model.onnx"
 

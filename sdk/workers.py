@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from agent.errors import SlipwayError, StorageError, UsageError, from_record
 from agent.files import storage_errors
+from agent.memory_group import memory_group
 from agent.processes import tree_memory
 
 _POLL_S = 0.05
@@ -91,8 +92,16 @@ class Workers:
                 json.dumps({"step": step, "parent": os.getpid(), "payload": payload})
             )
         command = [limits.python, "-P", "-m", "sdk.step", str(folder)]
-        with log.open("ab") as stream, self._spawned(command, folder, stream) as process:
+        limit = limits.memory_limit_mib
+        with (
+            log.open("ab") as stream,
+            memory_group(limit and limit << 20) as group,
+            self._spawned(command, folder, stream) as process,
+        ):
+            group.add(process.pid)
             end = _watch(process, limits)
+            if group.has_killed():
+                end = "out_of_memory"
         return self._outcome(step, folder, process.returncode, end, log)
 
     def stop(self) -> None:

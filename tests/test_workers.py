@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import UsageError
+from agent.memory_group import memory_group
 from sdk.workers import Limits, StepBugError, StepFailure, Workers
 
 LAUNCHER = """\
@@ -69,6 +70,25 @@ def test_the_memory_of_grandchildren_counts(tmp_path: Path) -> None:
     found = run(tmp_path, body, memory_limit_mib=150)
     assert isinstance(found, StepFailure)
     assert found.kind == "out_of_memory"
+
+
+def test_the_kernel_holds_the_limit_where_a_control_group_may_be_made(tmp_path: Path) -> None:
+    with memory_group(150 << 20) as group:
+        if not group.enforced:
+            pytest.skip("no memory control group may be made here")
+        hunger = [sys.executable, "-c", "input(); held = b'x' * (300 << 20)"]
+        with subprocess.Popen(hunger, stdin=subprocess.PIPE) as process:
+            group.add(process.pid)
+            process.communicate(b"\n", timeout=60)
+        assert process.returncode == -signal.SIGKILL
+        assert group.has_killed()
+    assert not list(Path("/sys/fs/cgroup").glob("memory/**/slipway-*"))
+
+
+def test_without_a_limit_there_is_no_control_group() -> None:
+    with memory_group(None) as group:
+        assert not group.enforced
+        assert not group.has_killed()
 
 
 def test_an_exit_code_is_told_with_the_last_line(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Capture of a torch module or a `.pt2` program: load, run, export.
+"""Capture of a torch module or a `.pt2` program: run and export.
 
 The module is wrapped so that what gets exported takes its tensors by position and returns a flat
 tuple, in the order of the signature. Every toolchain then sees the same simple form, and names
@@ -18,10 +18,12 @@ import numpy as np
 from agent.errors import CaptureError
 from agent.manifest import Signature, TensorSpec
 from agent.tensors import Array
-from sdk.capture.cost import exported_costs, symbol_size
+from sdk.capture.cost import exported_costs
 from sdk.capture.golden import resized
+from sdk.capture.torch_errors import export_error
+from sdk.capture.torch_loading import load_module, load_program, size_name
 from sdk.project import Project
-from sdk.usercode import load_function, user_error, user_line
+from sdk.usercode import user_error
 from targets.interface import Program
 
 _STANDARD_NAMESPACES = ("aten", "prim", "prims", "higher_order")
@@ -33,10 +35,10 @@ class TorchOriginal:
     def __init__(self, project: Project) -> None:
         self._project = project
         if project.model.kind == "pt2":
-            self._module, self.inputs, self.dims = _load_program(project)
+            self._module, self.inputs, self.dims = load_program(project)
             self._names: list[str] | None = None
         else:
-            self._module = _load_module(project)
+            self._module = load_module(project)
             self.inputs, self.dims = project.inputs, project.dims
             self._names = _names_to_pass(self._module, self.inputs)
         self.output_names: tuple[str, ...] = ()
@@ -108,7 +110,7 @@ class TorchOriginal:
             TensorSpec(
                 name=name,
                 dtype=str(nodes[output].meta["val"].dtype).removeprefix("torch."),
-                shape=tuple(_size_name(size, names) for size in nodes[output].meta["val"].shape),
+                shape=tuple(size_name(size, names) for size in nodes[output].meta["val"].shape),
             )
             for name, output in zip(
                 self.output_names, program.graph_signature.user_outputs, strict=True
@@ -134,194 +136,6 @@ class TorchOriginal:
             custom_ops=tuple(custom),
             source=factory.file if factory and custom else None,
         )
-
-
-def export_error(error: BaseException, project_root: Path) -> CaptureError:
-    """Why torch.export failed, at the user's own line, with what to change there."""
-    text = f"{type(error).__name__}: {error}"
-    causes = [
-        (cause, remedy)
-        for patterns, cause, remedy in _EXPORT_CAUSES
-        if any(pattern in text for pattern in patterns)
-    ]
-    cause, remedy = causes[0] if causes else ("", "Change that line so that torch.export takes it.")
-    place = user_line(error, project_root)
-    raised = user_error(
-        f"The model cannot be exported{f' because of {place}' if place else ''}:",
-        error,
-        project_root,
-        remedy=remedy,
-    )
-    return CaptureError(
-        raised.what, cause=" ".join(part for part in (raised.cause, cause) if part), remedy=remedy
-    )
-
-
-_EXPORT_CAUSES = (
-    (
-        ("GuardOnDataDependent", "data-dependent", "Could not guard on data", "u0"),
-        "It branches on a value that is known only when the model runs.",
-        "Compute both sides and choose with torch.where, or use torch.cond.",
-    ),
-    (
-        ("ConstraintViolation", "Constraints violated", "specialized"),
-        "The code fixes an axis that sdk.toml declares as dynamic, or relates two dims.",
-        "Make the axis a fixed size in [[inputs]], or mend the bounds in [dims].",
-    ),
-    (
-        (
-            "no fake impl",
-            "register_fake",
-            "Meta",
-            "meta kernel",
-            "FakeTensor",
-            "numpy",
-            "data pointer",
-            "data_ptr",
-        ),
-        "The call leaves torch, or uses an operator that torch.export does not know.",
-        "Write it with torch operators, or register it: torch.library.custom_op + register_fake.",
-    ),
-)
-
-
-def _load_module(project: Project) -> Any:
-    import torch
-
-    factory = project.model.factory
-    assert factory is not None
-    make = load_function(project.root, factory.file, factory.function, "model.source")
-    try:
-        module = make()
-    except Exception as error:
-        raise user_error(
-            f"{factory} raised",
-            error,
-            project.root,
-            remedy="Correct that line; it takes no arguments.",
-        ) from error
-    if not isinstance(module, torch.nn.Module):
-        raise CaptureError(
-            f"{factory} returned {type(module).__name__}, not a torch.nn.Module.",
-            cause="It returns a state dict, a tuple, or nothing.",
-            remedy="Return the module itself.",
-        )
-    if project.model.checkpoint:
-        _load_weights(module, project.root / project.model.checkpoint)
-    return module.eval().requires_grad_(requires_grad=False)
-
-
-def _load_weights(module: Any, path: Path) -> None:
-    import safetensors
-    import safetensors.torch
-
-    try:
-        weights = safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise CaptureError(
-            f"{path} cannot be read as safetensors: {error}.",
-            cause="It was cut short, or is another format under this name.",
-            remedy="Save it again: safetensors.torch.save_file(model.state_dict(), FILE)",
-        ) from error
-    try:
-        missing, unexpected = module.load_state_dict(weights, strict=False)
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()[1:4]]
-        raise CaptureError(
-            f"The weights in {path.name} do not fit the model: {' '.join(lines)}",
-            cause="The model was built with other sizes than the checkpoint.",
-            remedy="Use the checkpoint of this very model, or build the model with its sizes.",
-        ) from error
-    # Tied weights are stored once, so a missing name may share memory with one that was loaded.
-    missing = [name for name in missing if not _is_tied(module, name, weights)]
-    if missing or unexpected:
-        raise CaptureError(
-            f"The weights in {path.name} do not fit the model: missing {_some(missing)}, "
-            f"not known to the model {_some(unexpected)}.",
-            cause="The checkpoint is another model's, or its names carry a prefix.",
-            remedy="Use the checkpoint of this very model, or rename its keys.",
-        )
-
-
-def _is_tied(module: Any, name: str, weights: Mapping[str, Any]) -> bool:
-    state = module.state_dict()
-    pointer = state[name].data_ptr()
-    return any(key in weights and state[key].data_ptr() == pointer for key in state if key != name)
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:3]) or "none"
-    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
-
-
-def _load_program(
-    project: Project,
-) -> tuple[Any, tuple[TensorSpec, ...], dict[str, tuple[int, int, int]]]:
-    import torch
-    from torch.utils import _pytree as pytree
-
-    path = project.root / str(project.model.file)
-    try:
-        program = torch.export.load(path)
-    except Exception as error:
-        raise CaptureError(
-            f"{path} cannot be loaded as an exported program: {str(error).splitlines()[0]}",
-            cause="It was cut short, is not made by torch.export.save, or needs another torch.",
-            remedy=f"Save it again with torch {torch.__version__}.",
-        ) from error
-    nodes = {node.name: node for node in program.graph.nodes}
-    values = [nodes[name].meta["val"] for name in program.graph_signature.user_inputs]
-    if project.inputs:
-        if len(project.inputs) != len(values):
-            raise CaptureError(
-                f"{path.name} takes {len(values)} inputs, sdk.toml declares {len(project.inputs)}.",
-                remedy="Declare exactly the program's inputs, in its order.",
-            )
-        inputs, dims = project.inputs, project.dims
-    else:
-        inputs, dims = _read_signature(program, values, path)
-    module = program.module()
-    spec = program.call_spec.in_spec
-
-    class Unflattened(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
-        """The program with its nested arguments put back together."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.program = module
-
-        def forward(self, *tensors: Any) -> Any:
-            arguments, named = pytree.tree_unflatten(list(tensors), spec)
-            return self.program(*arguments, **named)
-
-    return Unflattened(), inputs, dims
-
-
-def _read_signature(
-    program: Any, values: list[Any], path: Path
-) -> tuple[tuple[TensorSpec, ...], dict[str, tuple[int, int, int]]]:
-    dims: dict[str, tuple[int, int, int]] = {}
-    names: dict[str, str] = {}
-    for symbol, bounds in program.range_constraints.items():
-        try:
-            low, high = int(bounds.lower), int(bounds.upper)
-        except (OverflowError, TypeError, AttributeError) as error:
-            raise CaptureError(
-                f"{path.name} has a dynamic dim {symbol} without an upper bound.",
-                cause="It was exported with Dim.AUTO or without max.",
-                remedy="Declare [[inputs]] and [dims] in sdk.toml, or export with Dim(min=, max=).",
-            ) from error
-        names[str(symbol)] = f"dim{len(dims)}"
-        dims[names[str(symbol)]] = (max(low, 1), max(low, 1), high)
-    inputs = tuple(
-        TensorSpec(
-            name=name,
-            dtype=str(value.dtype).removeprefix("torch."),
-            shape=tuple(_size_name(size, names) for size in value.shape),
-        )
-        for name, value in zip(program.graph_signature.user_inputs, values, strict=True)
-    )
-    return inputs, dims
 
 
 def _names_to_pass(module: Any, inputs: tuple[TensorSpec, ...]) -> list[str] | None:
@@ -401,20 +215,6 @@ def _export_size(bounds: tuple[int, int, int]) -> int:
     (ExecuTorch plans its buffers so): what was traced small may refuse what is large.
     """
     return bounds[2]
-
-
-def _size_name(size: Any, names: Mapping[str, str]) -> int | str:
-    if isinstance(size, int):
-        return size
-    text = str(size)
-    if text in names:
-        return names[text]
-    free = {str(symbol) for symbol in size.node.expr.free_symbols}
-    if not free:
-        return symbol_size(size, {})
-    for symbol in free:
-        text = text.replace(symbol, names.get(symbol, symbol))
-    return text
 
 
 def _digest(program: Any) -> str:
