@@ -7,12 +7,16 @@ of the paired comparison holds a drop of 2 % of the cosine to the original.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
+
+import torch
 
 from agent.bench import Budget, Contestant, Failure, contest
 from agent.files import sha256_of
@@ -20,10 +24,9 @@ from agent.manifest import File, Runtime
 from agent.metrics import metric, paired_drop
 from agent.sessions import load
 from agent.variant import VariantRecord, read_record, record_bytes
-from benchmarks.models import write_project
+from benchmarks.models import MODELS, samples_of, write_project
 from benchmarks.vendors import RECIPES
 from sdk import build
-from sdk.samples import StoredSamples
 
 LARGEST_DROP = 0.02
 
@@ -49,7 +52,7 @@ def ratio(model: str, environment: dict[str, str], folder: Path) -> float:
             print(f"  {recipe}: {found.stderr.strip().splitlines()[-1][:100]}")
             continue
         _write_record(place, recipe, found.stdout.splitlines()[-1], read_record(chosen))
-        drop = _drop(place, built / "evaluation.safetensors")
+        drop = _drop(place, model)
         if drop <= LARGEST_DROP:
             folders[recipe] = place
         else:
@@ -87,10 +90,10 @@ def _write_record(place: Path, recipe: str, entry: str, like: VariantRecord) -> 
     (place / "variant.json").write_bytes(record_bytes(record))
 
 
-def _drop(place: Path, evaluation: Path) -> float:
+def _drop(place: Path, model: str) -> float:
     """The upper bound of the drop, found in a process of its own: two runtimes spoil each other."""
     found = subprocess.run(
-        [sys.executable, "-m", "benchmarks.vendor_defaults", str(place), str(evaluation)],
+        [sys.executable, "-m", "benchmarks.vendor_defaults", str(place), model],
         check=True,
         stdout=subprocess.PIPE,
         text=True,
@@ -98,12 +101,19 @@ def _drop(place: Path, evaluation: Path) -> float:
     return float(json.loads(found.stdout.splitlines()[-1]))
 
 
+def _scores(place: Path, model: str) -> Iterator[float]:
+    """Cosine to the original on samples that no vendor calibrated with."""
+    factory, shape = MODELS[model]
+    original = factory()
+    with load(place) as session, torch.inference_mode():
+        for _, inputs in itertools.islice(samples_of(model), shape.samples // 2, None):
+            answer = original(*map(torch.from_numpy, inputs.values()))
+            named = answer if isinstance(answer, dict) else {"output": answer}
+            reference = {name: tensor.numpy() for name, tensor in named.items()}
+            yield metric("cosine").score(session.run(inputs), reference, None)
+
+
 if __name__ == "__main__":
-    variant, pack = map(Path, sys.argv[1:])
-    with load(variant) as session:
-        scores = [
-            metric("cosine").score(session.run(s.inputs), s.outputs, None)
-            for s in StoredSamples(pack)
-        ]
+    scores = list(_scores(Path(sys.argv[1]), sys.argv[2]))
     ones = [1.0] * len(scores)
     print(paired_drop(ones, scores, higher_is_better=True, bounds=(0.0, 1.0)).high)
