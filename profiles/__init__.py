@@ -15,6 +15,7 @@ from typing import Any
 
 from agent.errors import UsageError
 from agent.identity import ISA_WORDS, IsaClass, isa_class
+from agent.versions import version_key
 
 PACKAGE_FOLDER = Path(__file__).parent
 
@@ -32,10 +33,39 @@ class Engine:
     """One thing that computes: dense peak rates in GFLOP/s (GOP/s for int8) per precision."""
 
     name: str
-    """`cpu`, `gpu` or `npu`."""
+    """`cpu`, `gpu`, `npu` or `dla`."""
     title: str
     peak: Mapping[str, Figure]
-    """Precision (f32, f16, bf16, int8) -> dense GFLOP/s; a precision without a source is absent."""
+    """Precision (f32, tf32, f16, bf16, int8, fp8, fp4) -> dense GFLOP/s; unsourced ones absent."""
+    precisions: tuple[str, ...] = ()
+    """All that it computes in, where a source lists them; a recipe in another is refused."""
+    precisions_source: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stack:
+    """One set of software that devices of a type run: a JetPack, a distribution."""
+
+    name: str
+    python: str | None
+    """`3.10`: which wheels fit."""
+    runtimes: Mapping[str, str]
+    """Runtime distribution -> version."""
+    source: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PowerMode:
+    """What one power mode allows. Numbers of modes differ between boards, names do not."""
+
+    name: str
+    source: str
+    cores: int | None = None
+    """CPU cores that are online."""
+    cpu_mhz: int | None = None
+    gpu_mhz: int | None = None
+    memory_mhz: int | None = None
+    watts: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,16 +86,20 @@ class Profile:
     """None where the type is sold with different amounts, or no source tells."""
     bandwidth_gb_s: Figure | None
     engines: Mapping[str, Engine]
-    runtimes: Mapping[str, str]
-    """Runtime distribution -> version on the device; absent where it is not known."""
     status: Mapping[str, str]
     """What was ever done: compiled, emulated, measured -> when and by whom, or `not tried`."""
     platform: str = "linux"
     """linux, android, ios, windows or macos: decides which backends can be there."""
     isa_complete: bool = False
     """False: the device may have flags beside those in `isa`, which no source told."""
+    sm: str | None = None
+    """CUDA compute capability, `8.7`; None where there is no such GPU."""
+    software: Mapping[str, Stack] = dataclasses.field(default_factory=dict)
+    """The stacks that such devices run, by name; what is built has to load under each."""
+    power_modes: Mapping[str, PowerMode] = dataclasses.field(default_factory=dict)
+    """By name. The peaks are those of the mode with the highest clocks."""
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Where `isa`, `cores` and `memory_bytes` come from."""
+    """Where `isa`, `cores`, `memory_bytes` and `sm` come from."""
     origin: str = "package"
     """Which file it was read from: `package`, or a path."""
 
@@ -76,9 +110,14 @@ class Profile:
         What an incomplete list holds is certain, what it lacks is not: the class is known only if
         no further flag could change it.
         """
-        least = isa_class(self.arch, self.isa)
-        most = isa_class(self.arch, ISA_WORDS[self.arch])
+        least = isa_class(self.arch, self.isa, self.sm)
+        most = isa_class(self.arch, ISA_WORDS[self.arch], self.sm)
         return least if self.isa_complete or least == most else None
+
+    def oldest(self, runtime: str) -> str | None:
+        """The oldest version of a runtime among the stacks; None where none names it."""
+        found = [s.runtimes[runtime] for s in self.software.values() if runtime in s.runtimes]
+        return min(found, key=lambda version: version_key(version) or (), default=None)
 
 
 def parse(text: str, origin: str) -> Profile:

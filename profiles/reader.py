@@ -15,10 +15,11 @@ from typing import Any
 
 from agent.errors import UsageError
 from agent.identity import ISA_WORDS
-from profiles import Engine, Figure, Profile
+from agent.versions import version_key
+from profiles import Engine, Figure, PowerMode, Profile, Stack
 
-ENGINES = ("cpu", "gpu", "npu")
-PRECISIONS = ("f32", "f16", "bf16", "int8")
+ENGINES = ("cpu", "gpu", "npu", "dla")
+PRECISIONS = ("f32", "tf32", "f16", "bf16", "int8", "fp8", "fp4")
 PLATFORMS = ("linux", "android", "ios", "windows", "macos")
 STATUS_KEYS = ("compiled", "emulated", "measured")
 ARITHMETIC = {
@@ -30,7 +31,9 @@ ARITHMETIC = {
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _FIGURES = ("isa", "cores", "memory_bytes", "bandwidth_gb_s")
 _REQUIRED = ("name", "target", "title", "arch", "cores", "engines", "status", "match")
-_KEYS = (*_REQUIRED, "platform", "isa", "memory_bytes", "bandwidth_gb_s", "runtimes")
+_OPTIONAL = ("platform", "isa", "memory_bytes", "bandwidth_gb_s", "sm", "software", "power_modes")
+_KEYS = (*_REQUIRED, *_OPTIONAL)
+_CLOCKS = ("cores", "cpu_mhz", "gpu_mhz", "memory_mhz", "watts")
 _RUNTIMES = "software.runtimes."
 _PATHS: dict[str, type] = {
     **dict.fromkeys(("identity.arch", "identity.soc", "identity.gpu", "identity.sm"), str),
@@ -93,11 +96,13 @@ class _Reader:
             memory_bytes=None if memory is None else self._count(memory, "memory_bytes"),
             bandwidth_gb_s=None if bandwidth is None else self._figure(bandwidth, "bandwidth_gb_s"),
             engines=self._engines(document["engines"]),
-            runtimes=self._texts(document.get("runtimes", {}), "runtimes"),
+            sm=self._sm(document.get("sm")),
+            software=self._software(document.get("software", {})),
+            power_modes=self._power_modes(document.get("power_modes", {})),
             status=self._status(document["status"]),
             sources={
                 key: document[key]["source"]
-                for key in ("isa", "cores", "memory_bytes")
+                for key in ("isa", "cores", "memory_bytes", "sm")
                 if key in document
             },
             origin=self._origin,
@@ -127,15 +132,70 @@ class _Reader:
         engines = {}
         for name, entry in table.items():
             path = f"engines.{name}"
-            self._keys(self._table(entry, path), ("title",), ("title", "peak"), path)
+            self._keys(self._table(entry, path), ("title",), ("title", "peak", "precisions"), path)
             peak = self._table(entry.get("peak", {}), f"{path}.peak")
             self._keys(peak, (), PRECISIONS, f"{path}.peak")
             engines[name] = Engine(
                 name=name,
                 title=self._text(entry["title"], f"{path}.title"),
                 peak={key: self._figure(peak[key], f"{path}.peak.{key}") for key in peak},
+                **self._precisions(entry.get("precisions"), f"{path}.precisions"),
             )
         return engines
+
+    def _precisions(self, value: Any, path: str) -> dict[str, Any]:
+        if value is None:
+            return {}
+        table = self._table(value, path)
+        self._keys(table, ("value", "source"), ("value", "source"), path)
+        if not isinstance(table["value"], list) or not table["value"]:
+            raise self._wrong(f"{path}.value", "a list of words", table["value"])
+        words = [self._one_of(word, PRECISIONS, f"{path}.value") for word in table["value"]]
+        source = self._text(table["source"], f"{path}.source")
+        return {"precisions": tuple(words), "precisions_source": source}
+
+    def _sm(self, value: Any) -> str | None:
+        if value is None:
+            return None
+        table = self._table(value, "sm")
+        self._keys(table, ("value", "source"), ("value", "source"), "sm")
+        self._text(table["source"], "sm.source")
+        if not isinstance(table["value"], str) or not re.fullmatch(r"\d+\.\d", table["value"]):
+            raise self._wrong("sm.value", 'a compute capability like "8.7"', table["value"])
+        return str(table["value"])
+
+    def _software(self, value: Any) -> dict[str, Stack]:
+        stacks = {}
+        for name, entry in self._table(value, "software").items():
+            path = f"software.{name}"
+            known = ("python", "runtimes", "source")
+            self._keys(self._table(entry, path), ("runtimes", "source"), known, path)
+            runtimes = self._texts(entry["runtimes"], f"{path}.runtimes")
+            for runtime, version in runtimes.items():
+                if version_key(version) is None:
+                    raise self._wrong(f"{path}.runtimes.{runtime}", "a version", version)
+            python = entry.get("python")
+            stacks[name] = Stack(
+                name=name,
+                python=None if python is None else self._text(python, f"{path}.python"),
+                runtimes=runtimes,
+                source=self._text(entry["source"], f"{path}.source"),
+            )
+        return stacks
+
+    def _power_modes(self, value: Any) -> dict[str, PowerMode]:
+        modes = {}
+        for name, entry in self._table(value, "power_modes").items():
+            path = f"power_modes.{name}"
+            self._keys(self._table(entry, path), ("source",), ("source", *_CLOCKS), path)
+            for key in _CLOCKS:
+                number = entry.get(key, 1)
+                if isinstance(number, bool) or not isinstance(number, (int, float)) or number <= 0:
+                    raise self._wrong(f"{path}.{key}", "a number above 0", number)
+            clocks = {key: entry[key] for key in _CLOCKS if key in entry}
+            source = self._text(entry["source"], f"{path}.source")
+            modes[name] = PowerMode(name=name, source=source, **clocks)
+        return modes
 
     def _match(self, value: Any) -> dict[str, Any]:
         table = self._table(value, "match")
@@ -178,6 +238,15 @@ class _Reader:
         return table
 
     def _check_engines(self, profile: Profile) -> None:
+        for name, engine in profile.engines.items():
+            beyond = set(engine.peak) - set(engine.precisions or engine.peak)
+            if beyond:
+                raise self._error(
+                    f"engines.{name}.peak.{min(beyond)}",
+                    f"is given, but precisions are {', '.join(engine.precisions)}",
+                    "The figure is of another device, or a precision is missing.",
+                    "Correct one of them.",
+                )
         if not profile.isa_complete:
             return
         for precision in profile.engines["cpu"].peak:

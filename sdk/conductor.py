@@ -160,14 +160,11 @@ def _owner(profile: str, targets: Sequence[str]) -> str:
         if profile == f"{name}-host":
             return name
     if profile == "host":
-        hosts = [name for name in targets if name in HOST_TARGETS]
+        arch = fingerprint().identity["arch"]
+        hosts = [name for name in targets if arch == target(name).HOST_ARCH]
         return hosts[0] if hosts else targets[0]
     found = find(profile, profile_folders(Path()))
     return found.target
-
-
-HOST_TARGETS = ("intel",)
-"""Targets whose devices can be the machine that builds."""
 
 
 def _planned(

@@ -22,13 +22,13 @@ from agent.errors import UsageError, VerificationError
 from agent.files import write_atomic
 from agent.identity import fingerprint
 from agent.manifest import Fingerprint
-from profiles import Engine, Figure, Profile
+from profiles import Engine, Figure, PowerMode, Profile, Stack
+from targets import target as find_target
 
+_READ = "read from this machine"
 _BUFFER_BYTES = 256 << 20  # beyond the last-level cache of any CPU here
 _MATRIX = 1536  # three f32 matrices of this size leave the cache of one core, not of the machine
 _SECONDS = 0.3  # each; the best of what fits says what the machine can do
-_TARGETS = {"intel": "x86_64"}
-"""Target -> the architecture whose machines can be its `host`."""
 _AMX = "as ResNet-50 on a Xeon 8490H with AMX (OpenVINO 2024.1 benchmark file)"
 _VNNI = "since its instruction does four multiply-adds per 32-bit lane"
 _RATIOS = (
@@ -91,7 +91,7 @@ def detect_facts(target: str = "intel", root: Path = Path("/")) -> Profile:
     """The same without any figure that takes measuring."""
     device = fingerprint(root)
     identity = device.identity
-    wanted = _TARGETS.get(target)
+    wanted = find_target(target).HOST_ARCH
     if identity["arch"] != wanted:
         raise UsageError(
             f"This machine is {identity['arch']}, and "
@@ -101,7 +101,7 @@ def detect_facts(target: str = "intel", root: Path = Path("/")) -> Profile:
         )
     soc = identity["soc"] or "unknown CPU"
     memory = identity["memory_bytes"]
-    source = "read from this machine"
+    source = _READ
     return Profile(
         name=f"{target}-host",
         target=target,
@@ -115,7 +115,7 @@ def detect_facts(target: str = "intel", root: Path = Path("/")) -> Profile:
         memory_bytes=memory,
         bandwidth_gb_s=None,
         engines=dict(_engines(soc, root)),
-        runtimes=dict(device.software["runtimes"]),
+        software=_software(device),
         status=dict.fromkeys(("compiled", "emulated", "measured"), "not tried"),
         sources={"isa": source, "cores": source} | ({"memory_bytes": source} if memory else {}),
         origin="this machine",
@@ -138,19 +138,47 @@ def profile_toml(profile: Profile) -> str:
     if profile.bandwidth_gb_s is not None:
         figure = profile.bandwidth_gb_s
         lines.append(_sourced("bandwidth_gb_s", figure.value, figure.source))
+    if profile.sm is not None:
+        source = _string(sources.get("sm", "not told"))
+        lines.append(f"sm = {{ value = {_string(profile.sm)}, source = {source} }}")
     for name, engine in profile.engines.items():
         lines += ["", f"[engines.{name}]", f"title = {_string(engine.title)}"]
+        if engine.precisions:
+            known = f"value = {_value(list(engine.precisions))}"
+            lines.append(
+                f"precisions = {{ {known}, source = {_string(engine.precisions_source)} }}"
+            )
         if engine.peak:
             lines += ["", f"[engines.{name}.peak]"]
             lines += [
                 _sourced(key, figure.value, figure.source) for key, figure in engine.peak.items()
             ]
-    for section in ("runtimes", "status", "match"):
-        table: Mapping[str, Any] = getattr(profile, section)
-        if table:
-            lines += ["", f"[{section}]"]
-            lines += [f"{_key(key)} = {_value(value)}" for key, value in table.items()]
+    for name, stack in profile.software.items():
+        lines += _section(f"software.{_key(name)}", _told(stack))
+    for name, mode in profile.power_modes.items():
+        lines += _section(f"power_modes.{_key(name)}", _told(mode))
+    for section in ("status", "match"):
+        lines += _section(section, getattr(profile, section))
     return "\n".join(lines) + "\n"
+
+
+def _section(name: str, table: Mapping[str, Any]) -> list[str]:
+    lines = [f"{_key(key)} = {_value(value)}" for key, value in table.items()]
+    return ["", f"[{name}]", *lines]
+
+
+def _told(entry: Stack | PowerMode) -> dict[str, Any]:
+    values = dataclasses.asdict(entry)
+    return {key: value for key, value in values.items() if key != "name" and value is not None}
+
+
+def _software(device: Fingerprint) -> dict[str, Stack]:
+    import platform
+
+    name = str(device.software["os"] or "this machine")
+    python = ".".join(platform.python_version_tuple()[:2])
+    runtimes = dict(device.software["runtimes"])
+    return {name: Stack(name=name, python=python, runtimes=runtimes, source=_READ)}
 
 
 def _predicate(device: Fingerprint) -> dict[str, Any]:

@@ -25,9 +25,6 @@ _STAND_IN_SPREAD = 2.0  # and twice as wide where another precision's peak stand
 _NO_BANDWIDTH_SPREAD = 2.0  # and where memory traffic could not be counted
 
 _ELEMENT_BYTES = {"f32": 4, "f16": 2, "bf16": 2, "int8": 1}
-_ENGINES = {"xnnpack": "cpu", "vulkan": "gpu", "coreml": "npu"}
-"""Backends that are not called as their engine."""
-
 _MIB = 1 << 20
 # Resident memory of a Python process with the runtime and a one-layer model, on one Linux host.
 _RUNTIME_BYTES = {"openvino": 90 * _MIB, "onnxruntime": 60 * _MIB, "executorch": 350 * _MIB}
@@ -60,14 +57,8 @@ def estimate(program: Program, profile: Profile, recipe: Recipe) -> Estimate:
     )
 
 
-def engine_name(recipe: Recipe) -> str:
-    """The engine that a recipe's backend runs on: `cpu`, `gpu` or `npu`."""
-    backend = (recipe.backend or "cpu").lower()
-    return _ENGINES.get(backend, backend)
-
-
 def _latency_ms(program: Program, profile: Profile, recipe: Recipe) -> Interval | None:
-    engine = profile.engines.get(engine_name(recipe))
+    engine = profile.engines.get(recipe.engine)
     if engine is None or not program.costs:
         return None
     peak, spread = _peak(engine, _arithmetic(recipe))

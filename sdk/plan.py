@@ -79,6 +79,14 @@ def _refusal(
 ) -> str | None:
     if recipe.needs_isa and not set(recipe.needs_isa) & set(request.profile.isa):
         return f"{request.profile.name} has none of {', '.join(recipe.needs_isa)}"
+    engine = request.profile.engines.get(recipe.engine)
+    if engine is None:
+        return f"{request.profile.name} has no {recipe.engine}"
+    if engine.precisions and recipe.precision not in engine.precisions:
+        return (
+            f"the {recipe.engine} of {request.profile.name} computes in "
+            f"{', '.join(engine.precisions)}, not in {recipe.precision}"
+        )
     if (recipe.quantisation or {}).get("samples", 0) and not request.has_data:
         return "static int8 needs real samples to calibrate with: add [data] to sdk.toml"
     if not available.ok:

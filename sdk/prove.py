@@ -26,6 +26,7 @@ from sdk.limits import Evidence
 from sdk.project_reader import load_project
 from sdk.samples import StoredSamples
 from sdk.scoring import score_by_function
+from targets.interface import Recipe
 
 SQNR_CEILING_DB = 120.0  # equal to the last bit of float32; infinity cannot be written as JSON
 
@@ -62,6 +63,8 @@ class Report:
     measurement: Measurement | None
     numerics_evidence: Evidence
     speed_evidence: Evidence
+    run_as: str | None = None
+    """The format of another runtime that ran its files, as a check: such answers prove nothing."""
 
 
 def evidence(profile: Profile, device: Fingerprint) -> tuple[Evidence, Evidence]:
@@ -93,25 +96,27 @@ def _same_isa(profile: Profile, device: Fingerprint) -> bool:
     )
 
 
-def runs_here(recipe_backend: str | None, profile: Profile, device: Fingerprint) -> bool:
-    """Whether this machine has what the recipe's engine needs."""
-    engine = (recipe_backend or "CPU").lower()
-    if engine in ("cpu", "xnnpack"):
-        return True
-    return engine in ("gpu", "npu") and match(profile.match, device) and engine in profile.engines
+def runnable_as(recipe: Recipe, profile: Profile, device: Fingerprint) -> str | None:
+    """The format as which this machine can run what the recipe makes; None if it cannot.
+
+    A recipe of another engine may name a format that runs its files on any CPU: good for a check
+    of the answers, never for a figure of speed.
+    """
+    here = recipe.engine in profile.engines and match(profile.match, device)
+    return recipe.format if recipe.engine == "cpu" or here else recipe.check
 
 
 def evaluate(payload: dict[str, Any], out: Path) -> dict[str, Any]:
     """The step: run the variant in `payload["variant"]` against what capture recorded.
 
     Args:
-        payload: {variant, captured, project, metric}; the first two are folders, `metric` is
-            capture's record or None.
+        payload: {variant, format, captured, project, metric}; `variant` and `captured` are
+            folders, `format` what to load the variant as, `metric` capture's record or None.
         out: not used: the result is all there is.
     """
     del out
     captured = Path(payload["captured"])
-    with load(payload["variant"]) as session:
+    with load(payload["variant"], payload["format"]) as session:
         golden, max_abs = check_agreement(session, StoredSamples(captured / "golden.safetensors"))
         scores, sqnr_db = None, None
         if payload["metric"] is not None:

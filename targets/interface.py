@@ -18,7 +18,7 @@ from agent.manifest import Runtime, Signature
 from agent.tensors import Array
 from profiles import Profile
 
-PRECISIONS = ("f32", "f16", "bf16", "int8")
+PRECISIONS = ("f32", "f16", "bf16", "int8", "fp8", "fp4")
 """The precisions a recipe may name: that of the bulk of the arithmetic."""
 
 
@@ -66,10 +66,17 @@ class Recipe:
     quantisation: Mapping[str, Any] | None = None
     """{method, preset, samples, …}; null where nothing is quantised. `samples` > 0 needs data."""
     backend: str | None = None
-    """The toolchain's word for the engine: `CPU`, `GPU`, `NPU`, `xnnpack`, `vulkan`, `coreml`."""
+    """The toolchain's word for what runs it: `CPU`, `GPU`, `NPU`, `xnnpack`, `vulkan`, `CUDA`."""
+    engine: str = "cpu"
+    """The profile's word for what runs it: `cpu`, `gpu`, `npu`, `dla`."""
+    check: str | None = None
+    """A format whose session can run the same files on any CPU, where the engine is not at hand."""
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """What the session passes to the runtime at load."""
     opset: int | None = None
+    """Of the ONNX file, where the recipe makes one."""
+    ir_version: int | None = None
+    """The newest that the device's runtime reads, where the recipe makes an ONNX file."""
     needs_isa: tuple[str, ...] = ()
     """Any one of these flags suffices; with none the recipe is slow or wrong, so it is refused."""
 
@@ -131,6 +138,8 @@ class Target(Protocol):
     NAME: str
     TITLE: str
     DEFAULT_PROFILE: str
+    HOST_ARCH: str | None
+    """The architecture of build machines that can be such a device; None if none can."""
 
     def recipes(self, request: Request) -> Iterable[Recipe]: ...
 

@@ -6,36 +6,23 @@ runs on the build machine. Which phone has which backend follows from the profil
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from targets.interface import Recipe, Request
+from targets.recipes import executorch, executorch_cpu
 
 NAME = "mobile"
 TITLE = "Android and iOS phones, by ExecuTorch"
 DEFAULT_PROFILE = "snapdragon-8-gen-3"
-
-PT2E_SAMPLES = 100  # as for Intel's CPUs: the same quantiser
+HOST_ARCH = None
 
 
 def recipes(request: Request) -> Iterator[Recipe]:
     """What is worth trying on this phone."""
     profile = request.profile
-    yield _executorch("xnnpack", "f32")
-    yield _executorch("xnnpack", "int8", {"method": "pt2e", "samples": PT2E_SAMPLES})
+    yield from executorch_cpu()
     if profile.platform == "android" and "gpu" in profile.engines:
-        yield _executorch("vulkan", "f16")
+        yield executorch("vulkan", "f16", engine="gpu")
     if profile.platform in ("ios", "macos"):
-        yield _executorch("coreml", "f16")
-
-
-def _executorch(
-    backend: str, precision: str, quantisation: Mapping[str, Any] | None = None
-) -> Recipe:
-    return Recipe(
-        toolchain="executorch",
-        format="executorch",
-        precision=precision,
-        quantisation=quantisation,
-        backend=backend,
-    )
+        # Core ML decides between neural engine, GPU and CPU; a profile knows the first as npu.
+        yield executorch("coreml", "f16", engine="npu")

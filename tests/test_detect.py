@@ -18,7 +18,7 @@ import sdk.detect
 from agent.errors import UsageError
 from agent.identity import ISA_WORDS, fingerprint
 from agent.manifest import match
-from profiles import Engine, Figure, Profile, all_profiles, parse
+from profiles import Engine, Figure, PowerMode, Profile, Stack, all_profiles, parse
 from profiles.reader import ENGINES, PLATFORMS, PRECISIONS, STATUS_KEYS
 from sdk.detect import detect, detect_facts, profile_toml
 
@@ -129,12 +129,34 @@ def _engine(name: str, precisions: list[str]) -> st.SearchStrategy[Engine]:
     return st.builds(Engine, name=st.just(name), title=_text, peak=peak)
 
 
+def _stack(name: str) -> st.SearchStrategy[Stack]:
+    runtimes = st.dictionaries(_text, st.sampled_from(["1.0", "10.3.0"]), max_size=2)
+    return st.builds(
+        Stack, name=st.just(name), python=st.none() | _text, runtimes=runtimes, source=_text
+    )
+
+
+def _mode(name: str) -> st.SearchStrategy[PowerMode]:
+    clock = st.none() | st.integers(1, 10_000)
+    return st.builds(
+        PowerMode,
+        name=st.just(name),
+        source=_text,
+        cores=clock,
+        cpu_mhz=clock,
+        gpu_mhz=clock,
+        memory_mhz=clock,
+        watts=st.none() | st.floats(0.5, 1000),
+    )
+
+
 @st.composite
 def _profiles(draw: st.DrawFn) -> Profile:
     arch = draw(st.sampled_from(sorted(ISA_WORDS)))
     isa = tuple(sorted(draw(st.sets(st.sampled_from(ISA_WORDS[arch])))))
     memory = draw(st.none() | st.integers(1, 1 << 50))
-    sourced = ["isa", "cores", *(["memory_bytes"] if memory else [])]
+    sm = draw(st.none() | st.just("8.7"))
+    sourced = ["isa", "cores", *(["memory_bytes"] if memory else []), *(["sm"] if sm else [])]
     predicate: dict[str, Any] = {"identity.arch": draw(st.sampled_from([arch, [arch, "other"]]))}
     predicate |= draw(
         st.fixed_dictionaries(
@@ -163,7 +185,9 @@ def _profiles(draw: st.DrawFn) -> Profile:
         memory_bytes=memory,
         bandwidth_gb_s=draw(st.none() | _figures),
         engines={name: draw(_engine(name, precisions[name])) for name in sorted(names)},
-        runtimes=draw(st.dictionaries(_text, _text, max_size=3)),
+        sm=sm,
+        software={name: draw(_stack(name)) for name in draw(st.sets(_text, max_size=2))},
+        power_modes={name: draw(_mode(name)) for name in draw(st.sets(_text, max_size=2))},
         status={key: draw(_text) for key in STATUS_KEYS},
         sources={key: draw(_text) for key in sourced},
         origin="a test",

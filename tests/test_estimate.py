@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agent.manifest import Signature
 from profiles import Engine, Figure, Profile, all_profiles, find
-from sdk.estimate import Estimate, Interval, engine_name, estimate
+from sdk.estimate import Estimate, Interval, estimate
 from targets import intel, mobile, target
 from targets.interface import OpCost, Program, Recipe, Request
 
@@ -155,8 +155,8 @@ def test_an_operator_takes_the_slower_of_arithmetic_and_memory() -> None:
 def test_a_missing_peak_is_stood_in_for_and_widens_the_interval() -> None:
     profile = find("core-ultra-155h", ())
     program = _program([_cost(10**10)])
-    known = _latency(program, profile, _recipe("int8", backend="NPU"))
-    guessed = _latency(program, profile, _recipe("f16", backend="NPU"))
+    known = _latency(program, profile, _recipe("int8", engine="npu"))
+    guessed = _latency(program, profile, _recipe("f16", engine="npu"))
     assert guessed.value == pytest.approx(2 * known.value, rel=0.05)
     assert guessed.high / guessed.low > known.high / known.low
 
@@ -171,49 +171,33 @@ def test_f16_weights_that_are_computed_in_f32_gain_no_arithmetic() -> None:
 def test_nothing_is_claimed_where_nothing_is_known() -> None:
     program = _program([_cost(10**9)])
     phone = find("snapdragon-8-gen-3", ())
-    assert estimate(program, phone, _recipe("f32", backend="xnnpack")).latency_ms is None
-    assert estimate(program, phone, _recipe("f16", backend="coreml")).latency_ms is None
+    assert estimate(program, phone, _recipe("f32", engine="cpu")).latency_ms is None
+    assert estimate(program, phone, _recipe("f16", engine="npu")).latency_ms is None
     without_gpu = find("xeon-sapphire-rapids", ())
-    assert estimate(program, without_gpu, _recipe("f16", backend="GPU")).latency_ms is None
+    assert estimate(program, without_gpu, _recipe("f16", engine="gpu")).latency_ms is None
     intel_cpu = find("core-ultra-155h", ())
     assert estimate(_program([]), intel_cpu, _recipe("f32")).latency_ms is None
-
-
-@pytest.mark.parametrize(
-    ("backend", "engine"),
-    [
-        (None, "cpu"),
-        ("CPU", "cpu"),
-        ("xnnpack", "cpu"),
-        ("GPU", "gpu"),
-        ("vulkan", "gpu"),
-        ("NPU", "npu"),
-        ("coreml", "npu"),
-    ],
-)
-def test_a_backend_runs_on_its_engine(backend: str | None, engine: str) -> None:
-    assert engine_name(_recipe("f32", backend=backend)) == engine
 
 
 # GFLOP, milliseconds: published by OpenVINO (165H) and Apple (iPhone 15 Pro), batch 1, ResNet-50.
 # The profiles' peaks come from the same pages, so this holds the constants, not the method.
 PUBLISHED = [
-    ("core-ultra-155h", "CPU", "int8", 7.98),
-    ("core-ultra-155h", "GPU", "int8", 2.34),
-    ("core-ultra-155h", "NPU", "int8", 1.61),
-    ("xeon-sapphire-rapids", "CPU", "int8", 1.07),
-    ("xeon-sapphire-rapids", "CPU", "bf16", 1.29),
-    ("a17-pro", "coreml", "f16", 1.38),
-    ("a17-pro", "coreml", "int8", 0.77),
+    ("core-ultra-155h", "cpu", "int8", 7.98),
+    ("core-ultra-155h", "gpu", "int8", 2.34),
+    ("core-ultra-155h", "npu", "int8", 1.61),
+    ("xeon-sapphire-rapids", "cpu", "int8", 1.07),
+    ("xeon-sapphire-rapids", "cpu", "bf16", 1.29),
+    ("a17-pro", "npu", "f16", 1.38),
+    ("a17-pro", "npu", "int8", 0.77),
 ]
 
 
-@pytest.mark.parametrize(("profile", "backend", "precision", "published_ms"), PUBLISHED)
+@pytest.mark.parametrize(("profile", "engine", "precision", "published_ms"), PUBLISHED)
 def test_published_latencies_lie_in_the_interval(
-    profile: str, backend: str, precision: str, published_ms: float
+    profile: str, engine: str, precision: str, published_ms: float
 ) -> None:
     layers = [_cost(int(8.18e9 / 54), size=3 * MIB)] * 54
-    found = _latency(_program(layers), find(profile, ()), _recipe(precision, backend=backend))
+    found = _latency(_program(layers), find(profile, ()), _recipe(precision, engine=engine))
     assert found.low <= published_ms <= found.high
 
 
@@ -223,7 +207,7 @@ def test_every_recipe_of_every_shipped_profile_is_estimated(profile: Profile) ->
     for recipe in target(profile.target).recipes(request):
         found = estimate(_program([_cost(10**9)]), profile, recipe)
         assert found.peak_memory_bytes is not None
-        assert engine_name(recipe) in profile.engines
+        assert recipe.engine in profile.engines
 
 
 def test_an_app_holds_less_than_a_python_process() -> None:

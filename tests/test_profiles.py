@@ -38,8 +38,10 @@ title = "4 small cores"
 [engines.cpu.peak]
 f32 = { value = 100, source = "measured, 2026-11-01" }
 
-[runtimes]
-openvino = "2026.4.1"
+[software."Linux, 2026"]
+python = "3.11"
+runtimes = { openvino = "2026.4.1" }
+source = "its image"
 
 [status]
 compiled = "not tried"
@@ -198,7 +200,7 @@ def test_the_isa_class_is_known_only_if_no_further_flag_could_change_it(
     profile = Profile(
         name="x", target="intel", title="x", match={}, arch=arch, isa=tuple(isa),
         isa_complete=complete, cores=1, memory_bytes=None, bandwidth_gb_s=None, engines={},
-        runtimes={}, status={},
+        status={},
     )  # fmt: skip
     assert (profile.isa_class is not None) is known
 

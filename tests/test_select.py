@@ -34,7 +34,6 @@ PROFILE = Profile(
     memory_bytes=1 << 30,
     bandwidth_gb_s=None,
     engines={},
-    runtimes={},
     status={},
 )
 

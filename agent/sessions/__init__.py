@@ -69,8 +69,13 @@ def session_module(format: str) -> SessionModule:
     return module  # type: ignore[no-any-return]
 
 
-def load(path: str | Path) -> CheckedSession:
+def load(path: str | Path, run_as: str | None = None) -> CheckedSession:
     """Load the variant in a folder (one that holds a `variant.json`).
+
+    Args:
+        path: the folder.
+        run_as: another format that can read the same file, to check its answers where the
+            variant's own runtime is not at hand; its options are then left out.
 
     Raises:
         UsageError: the folder holds no variant, or its format is not known here.
@@ -78,10 +83,11 @@ def load(path: str | Path) -> CheckedSession:
     """
     folder = Path(path)
     record = read_record(folder)
-    module = session_module(record.runtime.format)
+    own = run_as in (None, record.runtime.format)
+    module = session_module(record.runtime.format if own else str(run_as))
     entry = folder / record.files[0].path
     try:
-        inner = module.load(entry, record.options, record.signature)
+        inner = module.load(entry, record.options if own else {}, record.signature)
     except ImportError as error:
         raise ToolchainError(
             f"{folder.name} needs the runtime {module.PACKAGE}, which cannot be imported: {error}.",

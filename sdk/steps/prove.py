@@ -15,12 +15,13 @@ from agent.metrics import Drop, metric, paired_drop, samples_needed
 from agent.quantiles import samples_for
 from profiles import Profile
 from sdk.cache import key_of
-from sdk.prove import Evaluation, Report, evidence, proves_numerics, runs_here
+from sdk.prove import Evaluation, Report, evidence, proves_numerics, runnable_as
 from sdk.select import Accuracy, Result
 from sdk.steps.capture import Captured
 from sdk.steps.lower import Lowering
 from sdk.steps.runner import Runner, own_code_digest
 from sdk.workers import StepFailure
+from targets.interface import Recipe
 
 P99_SECONDS = 12.0  # long enough for the 459 runs of a model of 25 ms
 TURN_LIMIT_S = 600.0  # one load or one window of a contestant
@@ -35,22 +36,29 @@ def evaluate(
 ) -> Result:
     """Run a built candidate beside the original's recorded answers, where this machine can."""
     profile, recipe = result.candidate.profile, result.candidate.recipe
-    if not runs_here(recipe.backend, profile, runner.device):
+    run_as = runnable_as(recipe, profile, runner.device)
+    if run_as is None:
         return result
-    found = _evaluated(runner, recipe.toolchain, recipe.name, lowering, captured)
+    found = _evaluated(runner, recipe, run_as, lowering, captured)
     if isinstance(found, StepFailure):
         return dataclasses.replace(result, status="failed", step="evaluate", reason=found.summary)
+    checked = run_as != recipe.format
     numerics, speed = evidence(profile, runner.device)
+    if checked:
+        numerics = speed = "host"
     report = Report(
-        evaluation=found, measurement=None, numerics_evidence=numerics, speed_evidence=speed
+        evaluation=found,
+        measurement=None,
+        numerics_evidence=numerics,
+        speed_evidence=speed,
+        run_as=run_as if checked else None,
     )
     try:
         accuracy = _accuracy(runner, captured, found, report, profile, drop_limit)
     except UsageError as error:  # scores that are not finite: its answers are not
         return dataclasses.replace(result, status="failed", step="evaluate", reason=error.what)
-    return dataclasses.replace(
-        result, report=report, accuracy=accuracy, placement=found.placement or result.placement
-    )
+    placement = result.placement if checked else found.placement or result.placement
+    return dataclasses.replace(result, report=report, accuracy=accuracy, placement=placement)
 
 
 def measure(
@@ -68,7 +76,7 @@ def measure(
     contestants = {
         result.candidate.recipe.name: built[result.candidate.recipe.digest]
         for result in results
-        if result.status == "built" and result.report is not None
+        if result.status == "built" and result.report is not None and not result.report.run_as
     }
     if not contestants or evidence(profile, runner.device)[1] != "device":
         return list(results)
@@ -82,11 +90,12 @@ def measure(
 
 
 def _evaluated(
-    runner: Runner, toolchain: str, name: str, lowering: Lowering, captured: Captured
+    runner: Runner, recipe: Recipe, run_as: str, lowering: Lowering, captured: Captured
 ) -> Evaluation | StepFailure:
     key = key_of(
         step="evaluate",
         variant=lowering.digest,
+        run_as=run_as,
         captured=captured.digest,
         metric=captured.metric,
         score=_score_digest(runner),
@@ -98,13 +107,14 @@ def _evaluated(
     if entry is None:
         payload = {
             "variant": str(lowering.folder),
+            "format": run_as,
             "captured": str(captured.folder),
             "project": str(runner.project.root),
             "metric": captured.metric,
         }
         with runner.workers.busy():
             outcome, folder, _ = runner.run(
-                "evaluate", payload, runner.limits_for(toolchain), f"checking {name}"
+                "evaluate", payload, runner.limits_for(recipe.toolchain), f"checking {recipe.name}"
             )
         if isinstance(outcome, StepFailure):
             return outcome
@@ -170,7 +180,8 @@ def _accuracy(
         final=final,
         selection=bounded("selection"),
         evidence=report.numerics_evidence,
-        proves=proves_numerics(profile, runner.device, report.numerics_evidence),
+        proves=report.run_as is None
+        and proves_numerics(profile, runner.device, report.numerics_evidence),
         samples_needed=needed,
     )
 

@@ -22,6 +22,7 @@ from targets.lowering.export import (
     export_onnx,
     load_exported,
 )
+from targets.lowering.onnx_levels import onnxruntime_for
 from targets.lowering.vendor import availability, vendor_errors, version_of
 
 NAME = "onnxruntime"
@@ -31,11 +32,9 @@ FORMAT = "onnxruntime"
 _FILE = "model.onnx"
 _PRECISIONS = ("f32", "int8")
 _DEFAULT_OPSET = 20
-_MAX_IR = 11
+_BACKENDS = (None, "CPU", "CUDA")
+_DEFAULT_IR = 11
 """What ONNX Runtime 1.23 reads, the newest for Python 3.10."""
-_RELEASE_OF_OPSET = {18: "1.14", 19: "1.16", 20: "1.17", 21: "1.18", 22: "1.21", 23: "1.23"}
-_RELEASE_OF_IR = {8: "1.14", 9: "1.16", 10: "1.18", 11: "1.23"}
-"""The first ONNX Runtime that reads them."""
 
 
 def available() -> Availability:
@@ -55,8 +54,8 @@ def supports(program: Program, recipe: Recipe) -> list[Problem]:
         for spec in program.signature.outputs
         if spec.name in inputs
     ]
-    if recipe.backend not in (None, "CPU"):
-        problems.append(Problem(what="known is the backend CPU", where=str(recipe.backend)))
+    if recipe.backend not in _BACKENDS:
+        problems.append(Problem(what="known are the backends CPU and CUDA", where=recipe.backend))
     if recipe.opset is not None and recipe.opset not in EXPORT_OPSETS:
         known = f"opsets go from {EXPORT_OPSETS[0]} to {EXPORT_OPSETS[-1]}"
         problems.append(Problem(what=known, where=f"opset {recipe.opset}"))
@@ -125,14 +124,14 @@ def _plain(program: Program, recipe: Recipe, folder: Path) -> Path:
     """The program as ONNX in floats: exported, or copied with checks."""
     path = folder / _FILE
     if program.kind == "onnx":
-        _copy(program, path, recipe.opset)
+        _copy(program, path, recipe.opset, recipe.ir_version or _DEFAULT_IR)
     else:
         opset = recipe.opset or _DEFAULT_OPSET
         export_onnx(load_exported(program), program.signature, path, opset=opset)
     return path
 
 
-def _copy(program: Program, path: Path, opset: int | None) -> None:
+def _copy(program: Program, path: Path, opset: int | None, most_ir: int) -> None:
     source = program.path
     with vendor_errors(
         f"{source.name} cannot be read as ONNX",
@@ -150,7 +149,7 @@ def _copy(program: Program, path: Path, opset: int | None) -> None:
             remedy=f"Export it again with opset_version={opset}.",
         )
     # Newer IR versions only add types and annotations; the checker finds those that are in use.
-    model.ir_version = min(model.ir_version, _MAX_IR)
+    model.ir_version = min(model.ir_version, most_ir)
     with vendor_errors(
         f"{source.name} cannot be copied",
         cause="The disk is full, or the model needs an IR version that devices do not read.",
@@ -187,20 +186,8 @@ def _runtime(path: Path) -> Runtime:
     import onnx
 
     model = onnx.load(str(path), load_external_data=False)
-    at_least = max(
-        (
-            _release(_opset(model), _RELEASE_OF_OPSET),
-            _release(model.ir_version, _RELEASE_OF_IR),
-        ),
-        key=lambda release: tuple(map(int, release.split(".")[:2])),
-    )
+    at_least = onnxruntime_for(_opset(model), model.ir_version)
     return Runtime(format=FORMAT, at_least=at_least, below=None)
-
-
-def _release(level: int, table: Mapping[int, str]) -> str:
-    """The first release that reads this level: the installed one, if the table ends below it."""
-    newer = [known for known in table if known >= level]
-    return table[min(newer)] if newer else str(version_of("onnxruntime"))
 
 
 def _opset(model: Any) -> int:

@@ -1,0 +1,153 @@
+"""Recipes that several targets try, fully resolved: what a runtime would choose is written out.
+
+A target picks among them by what its profile says; nothing here knows a target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from profiles import Profile
+from targets.interface import Program, Recipe
+from targets.lowering.onnx_levels import onnxruntime_reads
+
+NNCF_SAMPLES = 300  # NNCF's own default
+# A compromise that nobody has tuned yet: each sample costs a run of the f32 model with every
+# intermediate result kept.
+ONNXRUNTIME_SAMPLES = 100
+PT2E_SAMPLES = 100
+OPSET = 20  # what torch.onnx writes by default
+IR_VERSION = 10  # the same; with that opset, every ONNX Runtime since 1.18 reads it
+VNNI = ("avx512_vnni", "avx_vnni")
+_ATTENTION = ("scaled_dot_product_attention", "softmax", "attention")
+_NORMS = ("layer_norm", "layernorm", "native_layer_norm", "layernormalization", "rms_norm")
+
+
+def openvino(
+    device: str,
+    precision: str,
+    hint: str,
+    *,
+    quantisation: Mapping[str, Any] | None = None,
+    needs_isa: tuple[str, ...] = (),
+) -> Recipe:
+    """One for OpenVINO.
+
+    Args:
+        device: `CPU`, `GPU` or `NPU`.
+        precision: of the weights and the bulk of the arithmetic.
+        hint: what to compute in where nothing is quantised: `f32`, `f16`, `bf16`.
+        quantisation: as `nncf` makes it.
+        needs_isa: any one of these flags suffices.
+    """
+    return Recipe(
+        toolchain="openvino",
+        format="openvino",
+        precision=precision,
+        quantisation=quantisation,
+        backend=device,
+        engine=device.lower(),
+        options={
+            "device": device,
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": hint,
+        },
+        needs_isa=needs_isa,
+    )
+
+
+def nncf(program: Program | None) -> dict[str, Any]:
+    """NNCF's default int8; for transformers it keeps scores and norms in floating point."""
+    return {
+        "method": "nncf",
+        "preset": "performance",
+        "samples": NNCF_SAMPLES,
+        "model_type": "transformer" if program and is_transformer(program) else None,
+    }
+
+
+def onnxruntime_cpu(program: Program | None, profile: Profile) -> Iterator[Recipe]:
+    """f32, static int8, and dynamic int8 where most of the arithmetic is matrix products."""
+    yield onnxruntime(program, profile, "f32")
+    static = {
+        "method": "static",
+        "samples": ONNXRUNTIME_SAMPLES,
+        "per_channel": True,
+        # Without VNNI, sums of u8 x s8 products saturate at 16 bit on x86 and answers change from
+        # CPU to CPU: 7-bit weights avoid it. A profile that does not tell counts as one without.
+        "reduce_range": profile.arch == "x86_64" and not set(profile.isa) & set(VNNI),
+    }
+    yield onnxruntime(program, profile, "int8", quantisation=static)
+    if program is None or share(program, ("matmul", "recurrent")) > 0.5:
+        dynamic = {k: v for k, v in static.items() if k != "samples"} | {"method": "dynamic"}
+        yield onnxruntime(program, profile, "int8", quantisation=dynamic, tag="dynamic")
+
+
+def onnxruntime(
+    program: Program | None,
+    profile: Profile,
+    precision: str,
+    *,
+    quantisation: Mapping[str, Any] | None = None,
+    tag: str | None = None,
+    backend: str = "CPU",
+    engine: str = "cpu",
+    options: Mapping[str, Any] | None = None,
+) -> Recipe:
+    """One for ONNX Runtime, in an opset and IR version that the profile's oldest release reads."""
+    release = profile.oldest("onnxruntime")
+    opset, ir_version = onnxruntime_reads(release) if release else (OPSET, IR_VERSION)
+    return Recipe(
+        toolchain="onnxruntime",
+        format="onnxruntime",
+        precision=precision,
+        tag=tag,
+        quantisation=quantisation,
+        backend=backend,
+        engine=engine,
+        # Another engine's file holds the same operators, so the CPU can check its answers.
+        check="onnxruntime" if engine != "cpu" else None,
+        options=options or {},
+        # An ONNX file that the user brought keeps its own opset.
+        opset=None if program and program.kind == "onnx" else min(opset, OPSET),
+        ir_version=min(ir_version, IR_VERSION),
+    )
+
+
+def executorch(
+    backend: str,
+    precision: str,
+    *,
+    engine: str = "cpu",
+    quantisation: Mapping[str, Any] | None = None,
+) -> Recipe:
+    """One for ExecuTorch; `backend` is `xnnpack`, `vulkan` or `coreml`."""
+    return Recipe(
+        toolchain="executorch",
+        format="executorch",
+        precision=precision,
+        quantisation=quantisation,
+        backend=backend,
+        engine=engine,
+    )
+
+
+def executorch_cpu() -> Iterator[Recipe]:
+    """XNNPACK in f32 and in int8 by PT2E."""
+    yield executorch("xnnpack", "f32")
+    yield executorch("xnnpack", "int8", quantisation={"method": "pt2e", "samples": PT2E_SAMPLES})
+
+
+def is_transformer(program: Program) -> bool:
+    """Attention and layer norms, and most of the arithmetic in matrix products."""
+    found = {cost.op.removeprefix("aten.").split(".")[0].lower() for cost in program.costs}
+    attends = any(name.startswith(_ATTENTION) or name == "_softmax" for name in found)
+    norms = any(name.startswith(_NORMS) for name in found)
+    return attends and norms and share(program, ("matmul",)) > 0.5
+
+
+def share(program: Program, kinds: tuple[str, ...]) -> float:
+    """The share of the program's operations that lies in operators of these kinds, 0 to 1."""
+    total = sum(cost.flops for cost in program.costs)
+    return sum(cost.flops for cost in program.costs if cost.kind in kinds) / total if total else 0.0
