@@ -30,6 +30,13 @@ class Row:
     value: float
     bound: float
     unit: str
+    low: float | None = None
+    """The least that the noise allows: where it is told, this must not be over the bound."""
+
+    @property
+    def over(self) -> bool:
+        """Whether it breaks its bound."""
+        return (self.value if self.low is None else self.low) > self.bound
 
 
 def seconds(command: list[str], environment: dict[str, str], runs: int) -> float:
@@ -71,7 +78,8 @@ def chosen(environment: dict[str, str], folder: Path) -> Iterator[Row]:
     """The chosen variant's latency beside the best plain vendor default's."""
     for model in ("mobilenet", "keyword", "gru", "vit_tiny"):
         ratio = vendor_defaults.ratio(model, environment, folder)
-        yield Row(name=f"chosen / best vendor default, {model}", value=ratio, bound=1.05, unit="x")
+        name = f"chosen / best vendor default, {model}"
+        yield Row(name=name, value=ratio.value, low=ratio.low, bound=1.0, unit="x")
 
 
 BENCHMARKS: dict[str, Callable[[dict[str, str], Path], Iterator[Row]]] = {
@@ -92,8 +100,9 @@ def main(names: list[str]) -> int:
             environment[f"SLIPWAY_{name}"] = str(Path(folder) / name.lower())
         for name in names or BENCHMARKS:
             for row in BENCHMARKS[name](environment, Path(folder)):
-                over += row.value > row.bound
-                mark = "  OVER" if row.value > row.bound else ""
+                over += row.over
+                mark = "" if row.low is None else f"  at least {row.low:.3f}"
+                mark += "  OVER" if row.over else ""
                 print(
                     f"{row.name:48} {row.value:10.3f} {row.unit:1} {row.bound:8.2f}{mark}",
                     flush=True,

@@ -18,9 +18,10 @@ from unittest import mock
 
 import torch
 
-from agent.bench import Budget, Contestant, Failure, contest
+from agent.bench import Budget, Contestant, Failure, compare, contest
 from agent.files import sha256_of
 from agent.manifest import File, Runtime
+from agent.measurement import Ratio
 from agent.metrics import metric, paired_drop
 from agent.sessions import load
 from agent.variant import VariantRecord, read_record, record_bytes
@@ -31,8 +32,8 @@ from sdk import build
 LARGEST_DROP = 0.02
 
 
-def ratio(model: str, environment: dict[str, str], folder: Path) -> float:
-    """The chosen variant's median over that of the best default that counts."""
+def ratio(model: str, environment: dict[str, str], folder: Path) -> Ratio:
+    """The chosen variant's latency over that of the best default that counts."""
     project = write_project(folder / model, model)
     with mock.patch.dict(os.environ, environment):
         summary = build(project, targets=["intel"], profiles=["host"], out=folder / "out")
@@ -53,7 +54,9 @@ def ratio(model: str, environment: dict[str, str], folder: Path) -> float:
             continue
         _write_record(place, recipe, found.stdout.splitlines()[-1], read_record(chosen))
         drop = _drop(place, model)
-        if drop <= LARGEST_DROP:
+        if drop is None:
+            print(f"  {recipe}: cannot be run here, does not count")
+        elif drop <= LARGEST_DROP:
             folders[recipe] = place
         else:
             print(f"  {recipe}: a drop of up to {drop:.4f}, does not count")
@@ -63,11 +66,13 @@ def ratio(model: str, environment: dict[str, str], folder: Path) -> float:
         log_folder=folder / "logs" / model,
         budget=Budget(seconds_per_contestant=6.0),
     )
-    p50 = {n: r.latency_ms.p50 for n, r in results.items() if not isinstance(r, Failure)}
-    for name, found_ms in sorted(p50.items(), key=lambda item: item[1]):
+    measured = {n: r for n, r in results.items() if not isinstance(r, Failure)}
+    order = sorted(measured, key=lambda name: measured[name].latency_ms.p50)
+    for name in order:
         label = f"chosen ({chosen.name})" if name == "chosen" else name
-        print(f"  {label}: {found_ms:.3f} ms", flush=True)
-    return p50.pop("chosen") / min(p50.values())
+        print(f"  {label}: {measured[name].latency_ms.p50:.3f} ms", flush=True)
+    order.remove("chosen")
+    return compare(measured["chosen"], measured[order[0]])
 
 
 def _write_record(place: Path, recipe: str, entry: str, like: VariantRecord) -> None:
@@ -90,14 +95,16 @@ def _write_record(place: Path, recipe: str, entry: str, like: VariantRecord) -> 
     (place / "variant.json").write_bytes(record_bytes(record))
 
 
-def _drop(place: Path, model: str) -> float:
-    """The upper bound of the drop, found in a process of its own: two runtimes spoil each other."""
+def _drop(place: Path, model: str) -> float | None:
+    """The upper bound of the drop, found in a process of its own; None if that fails."""
     found = subprocess.run(
         [sys.executable, "-m", "benchmarks.vendor_defaults", str(place), model],
-        check=True,
+        check=False,
         stdout=subprocess.PIPE,
         text=True,
     )
+    if found.returncode:
+        return None
     return float(json.loads(found.stdout.splitlines()[-1]))
 
 
