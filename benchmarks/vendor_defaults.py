@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
+import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from unittest import mock
 
@@ -21,7 +23,7 @@ import torch
 from agent.bench import Budget, Contestant, Failure, compare, contest
 from agent.files import sha256_of
 from agent.manifest import File, Runtime
-from agent.measurement import Ratio
+from agent.measurement import Measurement, Ratio
 from agent.metrics import metric, paired_drop
 from agent.sessions import load
 from agent.variant import VariantRecord, read_record, record_bytes
@@ -30,6 +32,7 @@ from benchmarks.vendors import RECIPES
 from sdk import build
 
 LARGEST_DROP = 0.02
+CONTESTS = 4
 
 
 def ratio(model: str, environment: dict[str, str], folder: Path) -> Ratio:
@@ -60,19 +63,46 @@ def ratio(model: str, environment: dict[str, str], folder: Path) -> Ratio:
             folders[recipe] = place
         else:
             print(f"  {recipe}: a drop of up to {drop:.4f}, does not count")
+    best = _fastest(folders, built, folder / "logs" / model)
+    return _held_against(folders["chosen"], folders[best], built, folder / "logs" / model)
+
+
+def _fastest(folders: Mapping[str, Path], built: Path, logs: Path) -> str:
+    """The fastest default; prints all."""
+    found = _measured(folders, built, logs, seconds=6.0)
+    order = sorted(found, key=lambda name: found[name].latency_ms.p50)
+    for name in order:
+        print(f"  {name}: {found[name].latency_ms.p50:.3f} ms", flush=True)
+    return next(name for name in order if name != "chosen")
+
+
+def _held_against(chosen: Path, best: Path, built: Path, logs: Path) -> Ratio:
+    """The ratio over several contests, and what of it may be noise.
+
+    Two processes of one and the same file differ by some per cent, by where their memory came to
+    lie, and no number of runs in them shows that. So the chosen variant takes part twice, and how
+    far those two come apart is the noise.
+    """
+    folders = {"chosen": chosen, "again": chosen, "best": best}
+    ratios, apart = [], []
+    for _ in range(CONTESTS):
+        found = _measured(folders, built, logs, seconds=3.0)
+        ratios += [compare(found[name], found["best"]).value for name in ("chosen", "again")]
+        apart.append(abs(math.log(compare(found["chosen"], found["again"]).value)))
+    value, noise = statistics.median(ratios), math.exp(max(apart))
+    return Ratio(value=value, low=value / noise, high=value * noise, rounds=CONTESTS)
+
+
+def _measured(
+    folders: Mapping[str, Path], built: Path, logs: Path, *, seconds: float
+) -> dict[str, Measurement]:
     results = contest(
         [Contestant(name, place) for name, place in folders.items()],
         inputs=built / "evaluation.safetensors",  # golden data goes to the dims' bounds
-        log_folder=folder / "logs" / model,
-        budget=Budget(seconds_per_contestant=6.0),
+        log_folder=logs,
+        budget=Budget(seconds_per_contestant=seconds),
     )
-    measured = {n: r for n, r in results.items() if not isinstance(r, Failure)}
-    order = sorted(measured, key=lambda name: measured[name].latency_ms.p50)
-    for name in order:
-        label = f"chosen ({chosen.name})" if name == "chosen" else name
-        print(f"  {label}: {measured[name].latency_ms.p50:.3f} ms", flush=True)
-    order.remove("chosen")
-    return compare(measured["chosen"], measured[order[0]])
+    return {name: found for name, found in results.items() if not isinstance(found, Failure)}
 
 
 def _write_record(place: Path, recipe: str, entry: str, like: VariantRecord) -> None:

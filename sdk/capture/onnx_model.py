@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,9 @@ import numpy as np
 from agent.errors import CaptureError
 from agent.manifest import Signature, TensorSpec
 from agent.tensors import Array
+from sdk.capture import onnx_weights
 from sdk.capture.cost import onnx_costs
+from sdk.capture.onnx_weights import check_external_data
 from sdk.project import Project
 from targets.interface import Program
 
@@ -26,10 +27,11 @@ class OnnxOriginal:
         import onnx
 
         self._path = project.root / str(project.model.file)
-        _check_external_data(self._path)
+        # Without the weights that lie beside it: they may be larger than memory.
+        self._model = _structure(self._path)
+        check_external_data(self._model, self._path)
         try:
             onnx.checker.check_model(str(self._path))
-            self._model = onnx.load(str(self._path))
         except Exception as error:
             raise CaptureError(
                 f"{self._path} is not a valid ONNX model: {_first_line(error)}",
@@ -65,24 +67,20 @@ class OnnxOriginal:
 
     def export(self, example: Mapping[str, Array], out: Path) -> Program:
         """Copy the model to `out/program.onnx` with its dims named as the signature names them."""
-        import onnx
-
         del example
-        path = out / "program.onnx"
         self._name_dims()
-        external = self._model.ByteSize() > _SINGLE_FILE_BYTES
-        onnx.save(
-            self._model, str(path), save_as_external_data=external, location="program.onnx.data"
-        )
         opt = {name: bounds[1] for name, bounds in self.dims.items()}
-        weights = self._model.graph.initializer
+        digest = onnx_weights.digest(self._model, self._path.parent)
+        costs = onnx_costs(self._model, opt)
+        path = out / "program.onnx"
+        self._save(path)
         return Program(
             kind="onnx",
             path=path,
             signature=Signature(inputs=self.inputs, outputs=self._outputs(), dims=self.dims),
-            digest=hashlib.sha256(self._model.SerializeToString(deterministic=True)).hexdigest(),
-            costs=onnx_costs(self._model, opt),
-            weight_bytes=sum(onnx.numpy_helper.to_array(tensor).nbytes for tensor in weights),
+            digest=digest,
+            costs=costs,
+            weight_bytes=self._weight_bytes(),
             custom_ops=tuple(
                 sorted(
                     {
@@ -93,6 +91,19 @@ class OnnxOriginal:
                 )
             ),
         )
+
+    def _save(self, path: Path) -> None:
+        """Write a copy; the weights go into one file beside it if they do not fit in the first."""
+        import onnx
+
+        onnx.load_external_data_for_model(self._model, str(self._path.parent))
+        external = self._weight_bytes() > _SINGLE_FILE_BYTES
+        onnx.save(
+            self._model, str(path), save_as_external_data=external, location=f"{path.name}.data"
+        )
+
+    def _weight_bytes(self) -> int:
+        return sum(map(onnx_weights.of_bytes, self._model.graph.initializer))
 
     def _graph_inputs(self) -> list[Any]:
         weights = {tensor.name for tensor in self._model.graph.initializer}
@@ -168,30 +179,17 @@ def _check_declared(found: TensorSpec, declared: TensorSpec) -> None:
         )
 
 
-def _check_external_data(path: Path) -> None:
-    """Refuse weights that lie outside the model's folder, before anything opens them."""
+def _structure(path: Path) -> Any:
     import onnx
 
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        return onnx.load(str(path), load_external_data=False)
     except Exception as error:
         raise CaptureError(
             f"{path} is not an ONNX file: {_first_line(error)}",
             cause="It was cut short, is empty, or is another format under this name.",
             remedy="Export it again.",
         ) from error
-    folder = path.parent.resolve()
-    for tensor in model.graph.initializer:
-        for entry in tensor.external_data:
-            if entry.key == "location":
-                place = (folder / entry.value).resolve()
-                if not place.is_relative_to(folder) or not place.is_file():
-                    raise CaptureError(
-                        f"{path.name}: the weights of {tensor.name} lie in {entry.value!r}, which "
-                        "is outside its folder or missing.",
-                        cause="The file was moved without its data, or was made to read others'.",
-                        remedy="Keep the data file beside the model.",
-                    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -25,6 +25,7 @@ from sdk.capture.torch_loading import load_module, load_program, size_name
 from sdk.project import Project
 from sdk.usercode import user_error
 from targets.interface import Program
+from targets.lowering.export import dynamic_shapes
 
 _STANDARD_NAMESPACES = ("aten", "prim", "prims", "higher_order")
 
@@ -77,15 +78,7 @@ class TorchOriginal:
         sizes = {name: _export_size(bounds) for name, bounds in self.dims.items()}
         arrays = resized(example, self.inputs, sizes)
         tensors = tuple(torch.from_numpy(arrays[spec.name]) for spec in self.inputs)
-        dims = {
-            name: torch.export.Dim(name, min=low, max=high)
-            for name, (low, _, high) in self.dims.items()
-            if low < high
-        }
-        shapes = tuple(
-            {axis: dims[size] for axis, size in enumerate(spec.shape) if size in dims}
-            for spec in self.inputs
-        )
+        shapes = dynamic_shapes(Signature(inputs=self.inputs, outputs=(), dims=self.dims))
         flat = _flat_module(self._module, self._names)
         try:
             with torch.no_grad():

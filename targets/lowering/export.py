@@ -42,6 +42,21 @@ def load_exported(program: Program) -> Any:
         return torch.export.load(program.path)
 
 
+def dynamic_shapes(signature: Signature) -> tuple[dict[int, Any], ...]:
+    """What `torch.export.export` is told of the axes that vary, one mapping per input."""
+    import torch
+
+    dims = {
+        name: torch.export.Dim(name, min=low, max=high)
+        for name, (low, _, high) in signature.dims.items()
+        if low < high
+    }
+    return tuple(
+        {axis: dims[size] for axis, size in enumerate(spec.shape) if size in dims}
+        for spec in signature.inputs
+    )
+
+
 def is_recurrent(exported: Any) -> bool:
     """Does it hold a GRU, LSTM or RNN as one operator?"""
     return any(str(node.target).startswith(RECURRENT) for node in exported.graph.nodes)

@@ -18,6 +18,7 @@ from agent.errors import ToolchainError
 from agent.manifest import Signature
 from agent.tensors import Array
 from targets.interface import Calibration
+from targets.lowering.export import dynamic_shapes
 from targets.lowering.vendor import vendor_errors
 
 METHODS = ("pt2e", "nncf-pt2e")
@@ -64,7 +65,7 @@ def quantise_pt2e(
             else:
                 module = _with_torchao(module, signature, settings, calibration, samples)
             return torch.export.export(
-                module, exported.example_inputs[0], dynamic_shapes=_dynamic_shapes(signature)
+                module, exported.example_inputs[0], dynamic_shapes=dynamic_shapes(signature)
             )
 
 
@@ -122,17 +123,3 @@ def _tensors(inputs: Mapping[str, Array], signature: Signature) -> tuple[Any, ..
 
     # Copies: the arrays may be read-only maps of a file, which torch warns about.
     return tuple(torch.from_numpy(np.array(inputs[spec.name])) for spec in signature.inputs)
-
-
-def _dynamic_shapes(signature: Signature) -> tuple[dict[int, Any], ...]:
-    import torch
-
-    dims = {
-        name: torch.export.Dim(name, min=low, max=high)
-        for name, (low, _, high) in signature.dims.items()
-        if low < high
-    }
-    return tuple(
-        {axis: dims[size] for axis, size in enumerate(spec.shape) if size in dims}
-        for spec in signature.inputs
-    )

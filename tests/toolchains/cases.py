@@ -59,6 +59,10 @@ def _onnxruntime(precision: str, quantisation: Mapping[str, Any] | None = None) 
     )
 
 
+def _aotinductor(precision: str) -> Recipe:
+    return Recipe(toolchain="aotinductor", format="aotinductor", precision=precision, backend="CPU")
+
+
 _NNCF = {"method": "nncf", "preset": "performance", "samples": 8}
 _FEW = ("cnn", "gru", "encoder")
 
@@ -93,6 +97,9 @@ CASES: tuple[Case, ...] = (
         cosine=0.99,
         quick=_FEW,
     ),
+    # Each compiles with the C++ compiler for many seconds.
+    Case(name="aotinductor-f32", recipe=_aotinductor("f32"), relative=1e-4, quick=("cnn",)),
+    Case(name="aotinductor-bf16", recipe=_aotinductor("bf16"), cosine=0.99, quick=()),
 )
 
 GAPS: dict[tuple[str, str], str] = {
