@@ -112,9 +112,10 @@ HOSTILE = {
     "a link that leads outside": (weight(location="link"), "outside its folder"),
     "no such file": (weight(location="gone.data"), "missing"),
     "no place at all": (weight(offset=0), "missing"),
-    "beyond the file's end": (weight(location="net.onnx.data", offset=64), "end at byte"),
-    "a length beyond the end": (weight(location="net.onnx.data", length=1 << 50), "end at byte"),
-    "an offset that is no number": (weight(location="net.onnx.data", offset="x"), "end at byte"),
+    "beyond the file's end": (weight(location="net.onnx.data", offset=64), "bytes from"),
+    "a length beyond the end": (weight(location="net.onnx.data", length=1 << 50), "bytes from"),
+    "an offset that is no number": (weight(location="net.onnx.data", offset="x"), "bytes from"),
+    "an offset below zero": (weight(location="net.onnx.data", offset=-8), "bytes from"),
     "hidden in a constant": (in_a_constant, "outside its folder"),
     "hidden in a branch": (in_a_subgraph, "outside its folder"),
 }

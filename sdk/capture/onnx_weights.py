@@ -52,11 +52,13 @@ def check_external_data(model: Any, path: Path) -> None:
                 cause="The file was moved without its data, or was made to read others'.",
                 remedy="Keep the data file beside the model.",
             )
-        end = _number(told, "offset") + _number(told, "length", of_bytes(tensor))
-        if not 0 <= end <= place.stat().st_size:
+        offset = told.get("offset") or "0"
+        length = told.get("length") or str(of_bytes(tensor))
+        numbers = offset.isdecimal() and length.isdecimal()
+        if not numbers or int(offset) + int(length) > place.stat().st_size:
             raise CaptureError(
-                f"{path.name}: the weights of {tensor.name} end at byte {end} of {location!r}, "
-                f"which has {place.stat().st_size}.",
+                f"{path.name}: the weights of {tensor.name} are {length} bytes from {offset} of "
+                f"{location!r}, which has {place.stat().st_size}.",
                 cause="The data file was cut short, or belongs to another model.",
                 remedy="Copy it again, or export the model again.",
             )
@@ -102,13 +104,6 @@ def external_files(model: Any) -> set[str]:
         for entry in tensor.external_data
         if entry.key == "location"
     }
-
-
-def _number(told: dict[str, str], key: str, default: int = 0) -> int:
-    try:
-        return int(told.get(key) or default)
-    except ValueError:
-        return -1
 
 
 def _of_graph(graph: Any) -> Iterator[Any]:
