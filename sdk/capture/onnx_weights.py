@@ -74,7 +74,7 @@ def of_bytes(tensor: Any) -> int:
         onnx.TensorProto.UINT4,
         onnx.TensorProto.FLOAT4E2M1,
     ):
-        return -(-count // 2)
+        return int(-(-count // 2))
     try:
         return int(count * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
     except KeyError:  # no dtype of the standard: onnx.checker says so
