@@ -45,7 +45,23 @@ def load(path: Path, options: Mapping[str, Any], signature: Signature) -> _Sessi
             cause="It was compiled by another torch, for another CPU or GPU, or was cut short.",
             remedy="Build it again on this kind of machine, or choose another variant.",
         ) from error
+    _check_counts(compiled, signature, path)
     return _Session(torch, compiled, signature)
+
+
+def _check_counts(compiled: Any, signature: Signature, path: Path) -> None:
+    """Names are lost in a package; how many tensors go in and out is not."""
+    from torch.utils import _pytree as pytree
+
+    told = [pytree.treespec_loads(text).num_leaves for text in compiled.loader.get_call_spec()]
+    expected = [len(signature.inputs), len(signature.outputs)]
+    if told != expected:
+        raise ToolchainError(
+            f"{path.name} takes {told[0]} tensors and returns {told[1]}, its record says "
+            f"{expected[0]} and {expected[1]}.",
+            cause="The file and its record come from different builds.",
+            remedy="Copy the variant's folder whole, or build it again.",
+        )
 
 
 class _Session:

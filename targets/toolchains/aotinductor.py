@@ -123,7 +123,7 @@ def _narrowed(exported: Any, signature: Signature, precision: str) -> Any:
 
     shapes = (dynamic_shapes(signature),)
     with torch.no_grad():
-        return torch.export.export(Narrowed().eval(), example, dynamic_shapes=shapes)
+        return torch.export.export(Narrowed(), example, dynamic_shapes=shapes)
 
 
 @contextlib.contextmanager

@@ -121,6 +121,8 @@ VENDOR_WARNINGS = tuple(
         r"`isinstance\(treespec, LeafSpec\)` is deprecated:FutureWarning",
         # torch 2.13 about its own recurrent cells, on every torch.export.export of one.
         r"The tensor attributes self\.model\.cell\._flat_weights:UserWarning",
+        # torch 2.13 about its own compiler's libraries.
+        r"`torch\.jit\.script_method` is deprecated:DeprecationWarning",
         # NNCF 3.4 about the mean of a mask that holds the lowest float.
         r"overflow encountered in reduce:RuntimeWarning",
     )

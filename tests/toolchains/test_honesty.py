@@ -17,7 +17,7 @@ import pytest
 import targets
 from agent.errors import ToolchainError
 from agent.files import sha256_of
-from agent.sessions import load
+from agent.sessions import load, session_module
 from targets.interface import Program
 from targets.lowering.export import export_onnx, load_exported
 from tests.toolchains.cases import CASES, VENDOR_WARNINGS, Case
@@ -135,7 +135,7 @@ def test_what_is_installed_is_listed_with_its_version(case: Case) -> None:
     assert availability.ok == (not availability.missing)
     assert availability.ok or "pip install" in availability.remedy
     if availability.ok:
-        assert case.recipe.toolchain in availability.versions
+        assert session_module(case.recipe.format).PACKAGE in availability.versions
 
 
 @pytest.mark.parametrize("case", TAKES_ONNX)
