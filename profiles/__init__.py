@@ -81,10 +81,13 @@ class Profile:
     """x86_64 or aarch64, on every system."""
     isa: tuple[str, ...]
     """Flags in our own lower-case words: avx2, avx512_vnni, amx_int8, dotprod, i8mm, ..."""
-    cores: int
+    cores: int | None
+    """None where the type is a card: its host's CPU is no part of it."""
     memory_bytes: int | None
-    """None where the type is sold with different amounts, or no source tells."""
+    """Of the memory that the engines compute from: the card's own where the type is a card. None
+    where the type is sold with different amounts, or no source tells."""
     bandwidth_gb_s: Figure | None
+    """Of the same memory."""
     engines: Mapping[str, Engine]
     status: Mapping[str, str]
     """What was ever done: compiled, emulated, measured -> when and by whom, or `not tried`."""
@@ -135,6 +138,31 @@ def parse(text: str, origin: str) -> Profile:
     return read(text, origin)
 
 
+def load(file: Path) -> Profile:
+    """The profile in this file.
+
+    Raises:
+        UsageError: it cannot be read, is malformed, or is not called as its profile is.
+    """
+    origin = "package" if file.is_relative_to(PACKAGE_FOLDER) else str(file)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"The profile {file} cannot be read: {error}.",
+            cause="It is not a text file in UTF-8, or belongs to somebody else.",
+            remedy="Check the file.",
+        ) from error
+    profile = parse(text, str(file))
+    if profile.name != file.stem:
+        raise UsageError(
+            f"{file}: name is {profile.name!r}, but the file is called {file.name!r}.",
+            cause="A profile is found by its file's name.",
+            remedy=f"Rename the file to {profile.name}.toml, or correct the name.",
+        )
+    return dataclasses.replace(profile, origin=origin)
+
+
 def find(name: str, search: Sequence[Path]) -> Profile:
     """The profile of this name, from the first folder that has it.
 
@@ -154,7 +182,7 @@ def find(name: str, search: Sequence[Path]) -> Profile:
                 remedy="Rename or remove one.",
             )
         if files:
-            return _load(files[0])
+            return load(files[0])
     known = sorted(names(search))
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     raise UsageError(
@@ -182,23 +210,3 @@ def _files(folder: Path) -> Iterator[Path]:
     """`<folder>/NAME.toml` and `<folder>/TARGET/NAME.toml`."""
     yield from sorted(folder.glob("*.toml"))
     yield from sorted(folder.glob("*/*.toml"))
-
-
-def _load(file: Path) -> Profile:
-    origin = "package" if file.is_relative_to(PACKAGE_FOLDER) else str(file)
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"The profile {file} cannot be read: {error}.",
-            cause="It is not a text file in UTF-8, or belongs to somebody else.",
-            remedy="Check the file.",
-        ) from error
-    profile = parse(text, str(file))
-    if profile.name != file.stem:
-        raise UsageError(
-            f"{file}: name is {profile.name!r}, but the file is called {file.name!r}.",
-            cause="A profile is found by its file's name.",
-            remedy=f"Rename the file to {profile.name}.toml, or correct the name.",
-        )
-    return dataclasses.replace(profile, origin=origin)
