@@ -144,7 +144,8 @@ def load(file: Path) -> Profile:
     Raises:
         UsageError: it cannot be read, is malformed, or is not called as its profile is.
     """
-    origin = "package" if file.is_relative_to(PACKAGE_FOLDER) else str(file)
+    ours = file.resolve().is_relative_to(PACKAGE_FOLDER.resolve())
+    origin = "package" if ours else str(file)
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -174,15 +175,15 @@ def find(name: str, search: Sequence[Path]) -> Profile:
         UsageError: there is none, it is malformed, or one folder has two files of the name.
     """
     for folder in (*search, PACKAGE_FOLDER):
-        files = [file for file in _files(folder) if file.stem == name]
-        if len(files) > 1:
+        found = [file for file in _files(folder) if file.stem == name]
+        if len(found) > 1:
             raise UsageError(
-                f"The profile {name!r} is there twice: {files[0]} and {files[1]}.",
+                f"The profile {name!r} is there twice: {found[0]} and {found[1]}.",
                 cause="Profile names are unique across targets.",
                 remedy="Rename or remove one.",
             )
-        if files:
-            return load(files[0])
+        if found:
+            return load(found[0])
     known = sorted(names(search))
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     raise UsageError(
@@ -194,7 +195,13 @@ def find(name: str, search: Sequence[Path]) -> Profile:
 
 def names(search: Sequence[Path]) -> set[str]:
     """The names of all profiles, without reading them."""
-    return {file.stem for folder in (*search, PACKAGE_FOLDER) for file in _files(folder)}
+    return {file.stem for file in files(search)}
+
+
+def files(search: Sequence[Path]) -> Iterator[Path]:
+    """The files of all profiles, in the order of look-up, hidden ones included."""
+    for folder in (*search, PACKAGE_FOLDER):
+        yield from _files(folder)
 
 
 def all_profiles(search: Sequence[Path]) -> dict[str, Profile]:
