@@ -42,6 +42,11 @@ _PATHS: dict[str, type] = {
     "identity.emulated": bool,
 }
 """Every path of a fingerprint -> what stands there."""
+_FORMS: dict[type, str] = {
+    str: "a string that is not empty",
+    int: "an integer",
+    bool: "true or false",
+}
 _OPERATORS: dict[type, tuple[str, ...]] = {
     str: ("min", "below"),
     int: ("min", "below"),
@@ -229,12 +234,17 @@ class _Reader:
             self._keys(condition, (), _OPERATORS[kind], where)
             if not condition:
                 raise self._wrong(where, "a value, a list or {min, below, has}", condition)
+            for operator in ("min", "below"):
+                if isinstance(condition.get(operator), list):
+                    raise self._wrong(f"{where}.{operator}", "one value", condition[operator])
         operands = condition.values() if isinstance(condition, dict) else [condition]
         single = str if kind is list else kind
         for operand in operands:
             for item in operand if isinstance(operand, list) else [operand]:
-                if type(item) is not single:
-                    raise self._wrong(where, f"of type {single.__name__}", item)
+                if type(item) is not single or not str(item).strip():
+                    raise self._wrong(where, _FORMS[single], item)
+        if condition == []:
+            raise self._wrong(where, "a list with a value", condition)
         if kind is list and not isinstance(condition, dict):
             raise self._wrong(where, "{ has = [words] }", condition)
 

@@ -176,7 +176,7 @@ def _profiles(draw: st.DrawFn) -> Profile:
         st.fixed_dictionaries(
             {},
             optional={
-                "identity.soc": _text | st.lists(_text),
+                "identity.soc": _text | st.lists(_text, min_size=1),
                 "identity.sm": st.just(sm or "8.0") | st.just([sm or "8.0", "9.9"]),
                 "identity.isa": st.just({"has": list(isa)}),
                 "identity.emulated": st.booleans(),

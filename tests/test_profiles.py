@@ -10,6 +10,8 @@ from typing import Any
 
 import jsonschema
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import profiles
 from agent.errors import UsageError
@@ -18,6 +20,7 @@ from agent.manifest import Fingerprint, match
 from profiles import PACKAGE_FOLDER, Profile, all_profiles, find, parse
 from profiles.consistency import ARITHMETIC, LEAST_SM
 from profiles.reader import ENGINES, PLATFORMS, PRECISIONS, STATUS_KEYS
+from sdk.detect import _key, _value, profile_toml
 from targets import interface, target_names
 
 SCHEMA = json.loads(
@@ -238,12 +241,15 @@ WRONG = [
     ("an unknown operator", "min = ", "mni = ", "match.software.runtimes.openvino.mni", "'min'"),
     ("a runtime without a name", 'runtimes.openvino"', 'runtimes."', "software.runtimes.", "known"),
     ("a list where has is needed", '{ has = ["avx2"] }', '["avx2"]', "match.identity.isa", "has"),
-    ("a condition of another type", '"identity.arch" = "x86_64"', '"identity.arch" = 1', "str", ""),
+    ("a condition of another type", '"identity.arch" = "x86_64"', '"identity.arch" = 1', "match.identity.arch", "a string"),
+    ("no architecture at all", '"identity.arch" = "x86_64"', '"identity.arch" = []', "match.identity.arch", "a list with a value"),
+    ("an architecture without a name", '"identity.arch" = "x86_64"', '"identity.arch" = ["x86_64", " "]', "match.identity.arch", "a string"),
     ("another arch", '"identity.arch" = "x86_64"', '"identity.arch" = "aarch64"', "arch is", ""),
     ("a flag it does not have", 'has = ["avx2"]', 'has = ["avx512f"]', "isa lists no avx512f", ""),
     ("a rate its CPU cannot have", "f32 = {", "bf16 = {", "peak.bf16", "avx512_bf16"),
     ("f16 without the flag", "f32 = {", "f16 = {", "peak.f16", "avx512_fp16"),
     ("not TOML", "[match]", "[match", "is not TOML", ""),
+    ("a bound that is a list", '{ min = "2026.1", below', '{ min = ["2026.1"], below', "match.software.runtimes.openvino.min", "one"),
     ("a precision that does not exist", '["f32", "f16", "int8"]', '["f32", "int9"]', "gpu.precisions.value", "'int8'"),
     ("no precision at all", '["f32", "f16", "int8"]', "[]", "engines.gpu.precisions.value", "a list"),
     ("precisions without a source", '"int8"], source = "its data sheet"', '"int8"]', "precisions.source", "missing"),
@@ -476,3 +482,55 @@ def test_the_xeon_fits_a_device_that_is_one_and_no_other() -> None:
     assert not match(predicate, Fingerprint(identity=slice_of_it, software={}, conditions={}))
     masked = {**identity, "isa": ["avx2", "avx512f"]}
     assert not match(predicate, Fingerprint(identity=masked, software={}, conditions={}))
+
+
+_leaves = (
+    st.booleans()
+    | st.integers(-5, 1 << 70)
+    | st.floats()
+    | st.sampled_from(["", " ", "x86_64", "f16", "fp8", "7.5", "11.0", "3.10", "1.0", "\x00"])
+)
+_anything = st.recursive(
+    _leaves,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["value", "source", "min", "below", "has", "cpu", "gpu", "f16", "x.y"]),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=6,
+)
+
+
+@st.composite
+def _spoilt(draw: st.DrawFn) -> str:
+    """A good profile with one thing in it replaced, removed or added."""
+    document = tomllib.loads(draw(st.sampled_from([GOOD, CARD])))
+    table: dict[str, Any] = document
+    while True:
+        key = draw(st.sampled_from([*sorted(table), "new", *sorted(SCHEMA["properties"])]))
+        deeper = table.get(key)
+        if not isinstance(deeper, dict) or not deeper or draw(st.booleans()):
+            break
+        table = deeper
+    if draw(st.booleans()) and key in table:
+        del table[key]
+    else:
+        table[key] = draw(_anything)
+    return "\n".join(f"{_key(key)} = {_value(value)}" for key, value in document.items())
+
+
+@settings(max_examples=200)
+@given(_spoilt())
+def test_whatever_stands_in_a_profile_is_read_or_refused(text: str) -> None:
+    try:
+        profile = parse(text, "spoilt.toml")
+    except UsageError as refusal:
+        said = refusal.what
+    else:
+        said = "spoilt.toml: read"
+        assert parse(profile_toml(profile), "spoilt.toml") == profile
+        _validate(text)
+    assert said.startswith("spoilt.toml: ")
