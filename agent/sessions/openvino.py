@@ -7,12 +7,12 @@ Options: `device` (default `CPU`); everything else goes to `compile_model` as it
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from agent.errors import ToolchainError
+from agent.imports import without
 from agent.manifest import Signature
 from agent.sessions import Session
 from agent.tensors import Array
@@ -60,17 +60,8 @@ def without_telemetry() -> Iterator[None]:
     ran an opt-out tool before; there is no switch. Both packages take a missing
     `openvino_telemetry` for granted, so it is missing while they are imported.
     """
-    name = "openvino_telemetry"
-    absent = object()
-    before: Any = sys.modules.get(name, absent)
-    sys.modules[name] = None  # type: ignore[assignment]  # what makes `import` raise ImportError
-    try:
+    with without("openvino_telemetry"):
         yield
-    finally:
-        if before is absent:
-            del sys.modules[name]
-        else:
-            sys.modules[name] = before
 
 
 class _Session:
