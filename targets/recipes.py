@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from agent.engine_plan import OLDEST as OLDEST_TENSORRT
+from agent.engine_plan import dla_in
+from agent.versions import version_key
 from profiles import Profile
 from targets.interface import Program, Recipe
-from targets.lowering.onnx_levels import onnxruntime_reads
+from targets.lowering.onnx_levels import TENSORRT_IR, onnxruntime_reads, tensorrt_reads
 
 NNCF_SAMPLES = 300  # NNCF's own default
 # A compromise that nobody has tuned yet: each sample costs a run of the f32 model with every
@@ -115,6 +118,109 @@ def onnxruntime(
     )
 
 
+def tensorrt(
+    profile: Profile,
+    precision: str,
+    *,
+    engine: str = "gpu",
+    quantisation: Mapping[str, Any] | None = None,
+    tag: str | None = None,
+    tf32: bool = True,
+) -> Recipe:
+    """One for TensorRT, in an opset that the profile's oldest TensorRT reads.
+
+    What its releases before 8.6 read is of no use: they cannot run what is built here.
+
+    Args:
+        profile: gives the release, the memory and the compute capability.
+        precision: of the bulk of the arithmetic.
+        engine: `gpu` or `dla`.
+        quantisation: as `nncf` makes it, with the precision of the `rest`.
+        tag: where two recipes differ in nothing else.
+        tf32: may f32 products that are left be computed in TF32?
+    """
+    on_dla = engine == "dla"
+    release = tensorrt_release(profile, on_dla=on_dla)
+    rest = (quantisation or {}).get("rest")
+    types = [kind for kind in ("f16", "int8", "fp8") if kind in (precision, rest)]
+    return Recipe(
+        toolchain="tensorrt",
+        format="tensorrt",
+        precision=precision,
+        tag=tag,
+        quantisation=quantisation,
+        backend=engine.upper(),
+        engine=engine,
+        check="onnxruntime",
+        options={
+            # Optimised, ONNX Runtime fuses Q/DQ pairs into kernels of its own: on CPUs without VNNI
+            # those saturate, and around FP8 they answer wrongly (1.31).
+            "check": {"graph_optimization": "none"} if quantisation else {},
+            "release": release,
+            "sm": profile.sm,
+            "builder": {
+                "types": types,
+                "workspace_mib": _workspace_mib(profile),
+                "tf32": tf32,
+                "dla_core": 0 if on_dla else None,
+                "gpu_fallback": on_dla,
+                "timing_cache": True,
+            },
+        },
+        opset=min(tensorrt_reads(release), OPSET),
+        ir_version=TENSORRT_IR,
+    )
+
+
+def tensorrt_gpu(program: Program | None, profile: Profile) -> Iterator[Recipe]:
+    """All precisions on the GPU; what the profile's GPU lacks is refused, with the reason.
+
+    TensorRT computes f32 in TF32 where the GPU has it (Ampere and later) unless told not to: the
+    plain f32 is the one that the others are held against, the tagged one is the vendor's default.
+    """
+    yield tensorrt(profile, "f32", tf32=False)
+    if has_tf32(profile):
+        yield tensorrt(profile, "f32", tag="tf32")
+    yield tensorrt(profile, "f16")
+    yield tensorrt(profile, "int8", quantisation=nncf(program) | {"rest": "f32"})
+    yield tensorrt(profile, "int8", quantisation=nncf(program) | {"rest": "f16"}, tag="f16")
+    yield tensorrt(profile, "fp8", quantisation=nncf(program) | {"rest": "f16"})
+    yield tensorrt(profile, "fp4", quantisation=nncf(program) | {"rest": "f16"})
+
+
+def has_tf32(profile: Profile) -> bool:
+    """Ampere and later compute f32 in TF32 unless told not to; an unknown GPU may."""
+    return profile.sm is None or _version(profile.sm) >= _version("8.0")
+
+
+def tensorrt_dla(program: Program | None, profile: Profile) -> Iterator[Recipe]:
+    """What a DLA computes in, with the GPU for what it cannot take."""
+    yield tensorrt(profile, "f16", engine="dla")
+    quantisation = nncf(program) | {"rest": "f16"}
+    yield tensorrt(profile, "int8", engine="dla", quantisation=quantisation)
+
+
+def tensorrt_release(profile: Profile, *, on_dla: bool = False) -> str:
+    """The oldest TensorRT of the profile that can build here (and has a DLA, if one is meant)."""
+    stacks = profile.software.values()
+    found = sorted(
+        (s.runtimes["tensorrt"] for s in stacks if "tensorrt" in s.runtimes), key=_version
+    )
+    served = [release for release in found if _version(release) >= _version(OLDEST_TENSORRT)]
+    with_dla = [release for release in served if dla_in(release)]
+    # Where all releases lack a DLA, the toolchain refuses the oldest and gives the reason.
+    return next(iter((with_dla if on_dla else None) or served), OLDEST_TENSORRT)
+
+
+def _version(text: str) -> Any:
+    return version_key(text) or ()
+
+
+def _workspace_mib(profile: Profile) -> int | None:
+    """A quarter of the memory: on a Jetson the application and the system share it."""
+    return None if profile.memory_bytes is None else profile.memory_bytes // 4 // 2**20
+
+
 def executorch(
     backend: str,
     precision: str,
@@ -137,6 +243,18 @@ def executorch_cpu() -> Iterator[Recipe]:
     """XNNPACK in f32 and in int8 by PT2E."""
     yield executorch("xnnpack", "f32")
     yield executorch("xnnpack", "int8", quantisation={"method": "pt2e", "samples": PT2E_SAMPLES})
+
+
+def aotinductor_cuda() -> Iterator[Recipe]:
+    """Torch's own compiler, for the GPU of the build machine; refused where it has none."""
+    for precision in ("f32", "f16"):
+        yield Recipe(
+            toolchain="aotinductor",
+            format="aotinductor",
+            precision=precision,
+            backend="CUDA",
+            engine="gpu",
+        )
 
 
 def is_transformer(program: Program) -> bool:

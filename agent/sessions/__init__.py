@@ -7,7 +7,9 @@ shapes, so a runtime module only translates.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import os
 import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +18,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from agent.codec import canonical
 from agent.errors import ToolchainError, UsageError
+from agent.identity import fingerprint
 from agent.manifest import Signature, TensorSpec
 from agent.tensors import Array
 from agent.variant import RECORD_NAME, VariantRecord, read_record
@@ -35,11 +39,19 @@ class Session(Protocol):
     def placement(self) -> dict[str, float]: ...
 
 
+class StaleError(ToolchainError):
+    """A prepared file is not for this machine any more: prepare it again."""
+
+
 class SessionModule(Protocol):
     """A module in this folder: `PACKAGE` is the distribution whose version the runtime has.
 
     It may also have `import_runtime()`, which does all the imports that `load` will need: then
     `agent.bench` can tell the runtime's own memory and start from the variant's.
+
+    And `prepare(path, options, signature, fingerprint, folder, *, again)`, which finishes the
+    compile on the device and returns the file for `load`, which raises StaleError if that file
+    is not for this machine.
     """
 
     FORMAT: str
@@ -75,7 +87,7 @@ def load(path: str | Path, run_as: str | None = None) -> CheckedSession:
     Args:
         path: the folder.
         run_as: another format that can read the same file, to check its answers where the
-            variant's own runtime is not at hand; its options are then left out.
+            variant's own runtime is not at hand; its options are then those under `check`.
 
     Raises:
         UsageError: the folder holds no variant, or its format is not known here.
@@ -85,9 +97,12 @@ def load(path: str | Path, run_as: str | None = None) -> CheckedSession:
     record = read_record(folder)
     own = run_as in (None, record.runtime.format)
     module = session_module(record.runtime.format if own else str(run_as))
-    entry = folder / record.files[0].path
+    options = record.options if own else record.options.get("check", {})
     try:
-        inner = module.load(entry, record.options if own else {}, record.signature)
+        if hasattr(module, "prepare"):
+            inner = _load_prepared(module, folder / record.files[0].path, options, record)
+        else:
+            inner = module.load(folder / record.files[0].path, options, record.signature)
     except ImportError as error:
         raise ToolchainError(
             f"{folder.name} needs the runtime {module.PACKAGE}, which cannot be imported: {error}.",
@@ -95,6 +110,38 @@ def load(path: str | Path, run_as: str | None = None) -> CheckedSession:
             remedy=f"Install it: pip install {module.PACKAGE}",
         ) from error
     return CheckedSession(inner, record)
+
+
+def prepared_folder(record: VariantRecord) -> Path:
+    """Where a variant's prepared files lie: `<cache>/prepared/<digest of its files>`.
+
+    The cache is `$SLIPWAY_CACHE`, else `$XDG_CACHE_HOME/slipway`, else `~/.cache/slipway`.
+    """
+    own, base = os.environ.get("SLIPWAY_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    cache = Path(own) if own else (Path(base) if base else Path.home() / ".cache") / "slipway"
+    files = [(file.path, file.sha256) for file in record.files]
+    return cache / "prepared" / hashlib.sha256(canonical(files)).hexdigest()
+
+
+def _load_prepared(
+    module: Any, entry: Path, options: Mapping[str, Any], record: VariantRecord
+) -> Session:
+    here, folder = fingerprint(), prepared_folder(record)
+    prepared = module.prepare(entry, options, record.signature, here, folder)
+    try:
+        found: Session = module.load(prepared, options, record.signature)
+    except StaleError:
+        # Something that the fingerprint does not tell has changed, such as a library beside it.
+        prepared = module.prepare(entry, options, record.signature, here, folder, again=True)
+        try:
+            found = module.load(prepared, options, record.signature)
+        except StaleError as error:
+            raise ToolchainError(
+                f"{error.what} It was built here just now.",
+                cause="The builder and the runtime are of different releases, or the disk fails.",
+                remedy="Make trtexec and the Python package the same release.",
+            ) from error
+    return found
 
 
 class CheckedSession:
@@ -218,8 +265,10 @@ __all__ = [
     "CheckedSession",
     "Session",
     "SessionModule",
+    "StaleError",
     "check_inputs",
     "formats",
     "load",
+    "prepared_folder",
     "session_module",
 ]

@@ -45,7 +45,10 @@ def load(path: Path, options: Mapping[str, Any], signature: Signature) -> Sessio
     """
     onnxruntime = import_runtime()
     settings = _settings(onnxruntime, options)
-    providers = list(options.get("providers", ("CPUExecutionProvider",)))
+    providers = [
+        entry if isinstance(entry, str) else (str(entry[0]), dict(entry[1]))  # JSON has no tuples
+        for entry in options.get("providers", ("CPUExecutionProvider",))
+    ]
     names = [entry if isinstance(entry, str) else entry[0] for entry in providers]
     absent = sorted(set(names) - set(onnxruntime.get_available_providers()))
     if absent:

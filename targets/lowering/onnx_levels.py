@@ -64,6 +64,16 @@ def tensorrt_reads(release: str) -> int:
     return int(_last(_TENSORRT, release)[1])
 
 
+def tensorrt_for(opset: int) -> str:
+    """The first TensorRT that reads the opset and builds engines here; the newest known if none.
+
+    >>> tensorrt_for(17), tensorrt_for(20)
+    ('8.6', '10.0')
+    """
+    served = ("8.6", *(name for name, _ in _TENSORRT if name.startswith(("10", "11"))))
+    return next((name for name in served if opset <= tensorrt_reads(name)), served[-1])
+
+
 def _last(table: tuple[tuple[Any, ...], ...], release: str) -> Any:
     wanted = version_key(release)
     known = [row for row in table if (version_key(str(row[0])) or ()) <= (wanted or ())]

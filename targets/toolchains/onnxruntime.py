@@ -13,15 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import ToolchainError
-from agent.manifest import Runtime, Signature
+from agent.manifest import Runtime
 from targets.interface import Availability, Calibration, Lowered, Problem, Program, Recipe
-from targets.lowering import onnx_quantise
-from targets.lowering.export import (
-    EXPORT_OPSETS,
-    SINGLE_FILE_BYTES,
-    export_onnx,
-    load_exported,
-)
+from targets.lowering import onnx_files, onnx_quantise
+from targets.lowering.export import EXPORT_OPSETS, SINGLE_FILE_BYTES
 from targets.lowering.onnx_levels import onnxruntime_for
 from targets.lowering.vendor import availability, vendor_errors, version_of
 
@@ -85,7 +80,7 @@ def lower(program: Program, recipe: Recipe, calibration: Calibration | None, out
         notes = _quantise(program, recipe, calibration, out)
     else:
         _plain(program, recipe, out)
-    _check_names(out / _FILE, program.signature)
+    onnx_files.check_names(out / _FILE, program.signature)
     data = sorted(path.name for path in out.iterdir() if path.name != _FILE)
     return Lowered(files=(_FILE, *data), runtime=_runtime(out / _FILE), placement={}, notes=notes)
 
@@ -123,62 +118,14 @@ def _quantise(
 def _plain(program: Program, recipe: Recipe, folder: Path) -> Path:
     """The program as ONNX in floats: exported, or copied with checks."""
     path = folder / _FILE
-    if program.kind == "onnx":
-        _copy(program, path, recipe.opset, recipe.ir_version or _DEFAULT_IR)
-    else:
-        opset = recipe.opset or _DEFAULT_OPSET
-        export_onnx(load_exported(program), program.signature, path, opset=opset)
+    onnx_files.write_float(
+        program,
+        path,
+        opset=recipe.opset or _DEFAULT_OPSET,
+        most_opset=recipe.opset,
+        ir=recipe.ir_version or _DEFAULT_IR,
+    )
     return path
-
-
-def _copy(program: Program, path: Path, opset: int | None, most_ir: int) -> None:
-    source = program.path
-    with vendor_errors(
-        f"{source.name} cannot be read as ONNX",
-        cause="It was changed after capture.",
-        remedy="Build again with --fresh.",
-    ):
-        import onnx
-
-        model = onnx.load(str(source))
-    found = _opset(model)
-    if opset is not None and found > opset:
-        raise ToolchainError(
-            f"{source.name} uses opset {found}, the device's runtime takes {opset} at most.",
-            cause="It was exported for a newer runtime.",
-            remedy=f"Export it again with opset_version={opset}.",
-        )
-    # Newer IR versions only add types and annotations; the checker finds those that are in use.
-    model.ir_version = min(model.ir_version, most_ir)
-    with vendor_errors(
-        f"{source.name} cannot be copied",
-        cause="The disk is full, or the model needs an IR version that devices do not read.",
-        remedy="Make room, or export the model again with an older onnx.",
-    ):
-        onnx.save(
-            model,
-            str(path),
-            save_as_external_data=program.weight_bytes > SINGLE_FILE_BYTES,
-            location=f"{path.name}.data",
-        )
-        onnx.checker.check_model(str(path))
-
-
-def _check_names(path: Path, signature: Signature) -> None:
-    """Hold the file against the signature: names are what a session finds its tensors by."""
-    import onnx
-
-    graph = onnx.load(str(path), load_external_data=False).graph
-    weights = {tensor.name for tensor in graph.initializer}
-    for ports, specs in ((graph.input, signature.inputs), (graph.output, signature.outputs)):
-        found = [port.name for port in ports if port.name not in weights]
-        expected = [spec.name for spec in specs]
-        if sorted(found) != sorted(expected):
-            raise ToolchainError(
-                f"The ONNX file has {found}, the signature {expected}.",
-                cause="The exporter or the quantiser dropped or renamed one.",
-                remedy="Rename it in sdk.toml, or use another toolchain.",
-            )
 
 
 def _runtime(path: Path) -> Runtime:
@@ -186,9 +133,5 @@ def _runtime(path: Path) -> Runtime:
     import onnx
 
     model = onnx.load(str(path), load_external_data=False)
-    at_least = onnxruntime_for(_opset(model), model.ir_version)
+    at_least = onnxruntime_for(onnx_files.opset_of(model), model.ir_version)
     return Runtime(format=FORMAT, at_least=at_least, below=None)
-
-
-def _opset(model: Any) -> int:
-    return int(next((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), 1))

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 import targets
+from profiles import Stack, find
+from targets import recipes
 from targets.interface import Recipe
 
 
@@ -30,6 +32,11 @@ class Case:
 
     only: tuple[str, ...] | None = None
     """The zoo entries that the recipe is for, where a target plans it for some kinds alone."""
+
+    @property
+    def run_as(self) -> str | None:
+        """What runs it here: TensorRT needs a GPU, so its files are checked by another runtime."""
+        return self.recipe.check if self.recipe.toolchain == "tensorrt" else None
 
     @property
     def needs_data(self) -> bool:
@@ -63,6 +70,14 @@ def _aotinductor(precision: str) -> Recipe:
     return Recipe(toolchain="aotinductor", format="aotinductor", precision=precision, backend="CPU")
 
 
+def _tensorrt(
+    precision: str, quantisation: Mapping[str, Any] | None = None, release: str = "10.3.0"
+) -> Recipe:
+    stack = Stack(name="stack", python=None, runtimes={"tensorrt": release}, source="the test")
+    profile = dataclasses.replace(find("core-ultra-155h", ()), software={"stack": stack})
+    return recipes.tensorrt(profile, precision, quantisation=quantisation)
+
+
 _NNCF = {"method": "nncf", "preset": "performance", "samples": 8}
 _FEW = ("cnn", "gru", "encoder")
 
@@ -77,6 +92,41 @@ CASES: tuple[Case, ...] = (
         cosine=0.98,
         quick=("encoder",),
         only=("encoder", "vit"),
+    ),
+    Case(name="tensorrt-f32", recipe=_tensorrt("f32"), relative=1e-4, quick=_FEW),
+    Case(name="tensorrt-f32-8.6", recipe=_tensorrt("f32", release="8.6.1"), relative=1e-4),
+    Case(name="tensorrt-f16", recipe=_tensorrt("f16"), cosine=0.9999),
+    Case(
+        name="tensorrt-f16-8.6",
+        recipe=_tensorrt("f16", release="8.6.1"),
+        cosine=0.9999,
+        quick=_FEW,
+    ),
+    Case(name="tensorrt-int8", recipe=_tensorrt("int8", _NNCF), cosine=0.95),
+    Case(
+        name="tensorrt-int8-8.6",
+        recipe=_tensorrt("int8", _NNCF, "8.6.1"),
+        cosine=0.95,
+        quick=("cnn", "gru"),
+    ),
+    Case(
+        name="tensorrt-int8-f16",
+        recipe=_tensorrt("int8", {**_NNCF, "rest": "f16"}),
+        cosine=0.95,
+        quick=("mobile", "recommender", "two-heads"),
+    ),
+    Case(
+        name="tensorrt-int8-transformer",
+        recipe=_tensorrt("int8", {**_NNCF, "model_type": "transformer", "rest": "f16"}),
+        cosine=0.98,
+        quick=("encoder",),
+        only=("encoder", "vit"),
+    ),
+    Case(
+        name="tensorrt-fp8",
+        recipe=_tensorrt("fp8", {**_NNCF, "rest": "f16"}),
+        cosine=0.95,
+        quick=("cnn", "encoder", "gru"),
     ),
     Case(name="onnxruntime-f32", recipe=_onnxruntime("f32"), relative=1e-4),
     Case(
@@ -125,6 +175,8 @@ VENDOR_WARNINGS = tuple(
         r"`torch\.jit\.script_method` is deprecated:DeprecationWarning",
         # NNCF 3.4 about the mean of a mask that holds the lowest float.
         r"overflow encountered in reduce:RuntimeWarning",
+        # The same mask's mean, when it becomes a range.
+        r"invalid value encountered in cast:RuntimeWarning",
     )
 )
 """What vendors warn of in calls that are as they should be."""

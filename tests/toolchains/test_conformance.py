@@ -41,7 +41,7 @@ def test_a_variant_answers_as_torch_does_at_the_bounds_of_every_dim(
         *lowered.files,
         "variant.json",
     }
-    with load(tmp_path / "variant") as session:
+    with load(tmp_path / "variant", case.run_as) as session:
         verify_files(tmp_path / "variant", session.record)
         for sizes in entry.sizes():
             inputs = entry.sample(sizes=sizes)

@@ -111,7 +111,7 @@ def test_an_onnx_program_answers_as_torch_does(
     entry, program = ZOO["encoder"], onnx_program_of("encoder")
     assert targets.toolchain(case.recipe.toolchain).supports(program, case.recipe) == []
     lower(case, entry, program, tmp_path / "variant")
-    with load(tmp_path / "variant") as session:
+    with load(tmp_path / "variant", case.run_as) as session:
         for sizes in entry.sizes():
             inputs = entry.sample(sizes=sizes)
             found, wanted = session.run(inputs)["embedding"], entry.eager(inputs)["embedding"]
@@ -146,7 +146,7 @@ def test_two_loads_answer_alike(
     lower(case, entry, program_of("vit"), tmp_path / "variant")
     answers = []
     for _ in range(2):
-        with load(tmp_path / "variant") as session:
+        with load(tmp_path / "variant", case.run_as) as session:
             answers.append([session.run(entry.sample(seed))["output"] for seed in range(3)])
     np.testing.assert_array_equal(answers[0], answers[1])
 
@@ -157,7 +157,7 @@ def test_an_answer_survives_the_next_run_and_reset(
 ) -> None:
     entry = ZOO["two-heads"]
     lower(case, entry, program_of("two-heads"), tmp_path / "variant")
-    with load(tmp_path / "variant") as session:
+    with load(tmp_path / "variant", case.run_as) as session:
         first = session.run(entry.sample(1, {"batch": 5}))
         kept = {name: array.copy() for name, array in first.items()}
         session.run(entry.sample(2, {"batch": 1}))
@@ -177,7 +177,7 @@ def test_read_only_inputs_are_taken_and_left_alone(
     inputs = entry.sample()
     for array in inputs.values():
         array.flags.writeable = False
-    with load(tmp_path / "variant") as session:
+    with load(tmp_path / "variant", case.run_as) as session:
         found = session.run(inputs)["output"]
     np.testing.assert_allclose(found, entry.eager(entry.sample())["output"], atol=1e-5)
 

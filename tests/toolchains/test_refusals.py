@@ -55,7 +55,7 @@ def test_inputs_that_do_not_fit_are_refused_with_both_values(
 ) -> None:
     entry = ZOO["batched-cnn"]
     lower(case, entry, program_of(entry.name), tmp_path / "variant")
-    with load(tmp_path / "variant") as session:
+    with load(tmp_path / "variant", case.run_as) as session:
         with pytest.raises(UsageError, match=telling):
             session.run(change(entry.sample()))
         # and the session lives on
@@ -83,7 +83,7 @@ def test_a_spoilt_file_is_a_typed_error(
     lowered = lower(case, ZOO["cnn"], program_of("cnn"), folder)
     spoil(folder / lowered.files[0])
     with pytest.raises(ToolchainError) as caught:
-        load(folder)
+        load(folder, case.run_as)
     assert lowered.files[0] in caught.value.what
     assert caught.value.cause
     assert caught.value.remedy
@@ -98,7 +98,7 @@ def test_openvino_weights_cut_short_are_a_typed_error(
     weights = folder / "model.bin"
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(ToolchainError, match=r"model\.xml"):
-        load(folder)
+        load(folder, case.run_as)
 
 
 @pytest.mark.parametrize("case", PLAIN)
@@ -112,7 +112,7 @@ def test_a_record_of_another_build_is_a_typed_error(
     record = folder / RECORD_NAME
     record.write_text(record.read_text().replace('"image"', '"picture"'))
     with pytest.raises(ToolchainError, match="picture"):
-        load(folder)
+        load(folder, case.run_as)
 
 
 @pytest.mark.parametrize("case", WITH_DATA)
@@ -221,7 +221,7 @@ def test_onnx_runtime_options_that_are_not_known_are_refused(
     case = Case(name="odd", recipe=dataclasses.replace(ONNXRUNTIME, options=options))
     lower(case, ZOO["cnn"], program_of("cnn"), tmp_path / "variant")
     with pytest.raises(error, match=telling):
-        load(tmp_path / "variant")
+        load(tmp_path / "variant", case.run_as)
 
 
 @pytest.mark.parametrize("options", [{"device": "TPU"}, {"device": "CPU", "SPEED": "MAX"}])
@@ -231,7 +231,7 @@ def test_openvino_options_that_are_not_known_are_refused(
     case = Case(name="odd", recipe=dataclasses.replace(OPENVINO, options=options))
     lower(case, ZOO["cnn"], program_of("cnn"), tmp_path / "variant")
     with pytest.raises(ToolchainError, match=r"SPEED|TPU"):
-        load(tmp_path / "variant")
+        load(tmp_path / "variant", case.run_as)
 
 
 def described(**changes: Any) -> Program:
