@@ -54,7 +54,12 @@ def _step(name: str) -> Callable[[dict[str, Any], Path], Result]:
         from sdk.capture import capture
 
         return capture
-    return {"lower": _lower, "evaluate": _evaluate, "available": _available}[name]
+    return {
+        "lower": _lower,
+        "evaluate": _evaluate,
+        "operators": _operators,
+        "available": _available,
+    }[name]
 
 
 def _lower(payload: dict[str, Any], out: Path) -> Result:
@@ -81,6 +86,12 @@ def _evaluate(payload: dict[str, Any], out: Path) -> Result:
     from sdk.prove import evaluate
 
     return evaluate(payload, out)
+
+
+def _operators(payload: dict[str, Any], out: Path) -> Result:
+    from sdk.operators import profile_operators
+
+    return profile_operators(payload, out)
 
 
 def _available(payload: dict[str, Any], out: Path) -> Result:

@@ -7,9 +7,10 @@ shapes, so a runtime module only translates.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -20,6 +21,9 @@ from agent.errors import ToolchainError, UsageError
 from agent.manifest import Signature, TensorSpec
 from agent.tensors import Array
 from agent.variant import RECORD_NAME, VariantRecord, read_record
+
+PROFILE_WARMUP = 3
+"""Runs before those that are profiled: the first one plans memory and packs weights."""
 
 
 class Session(Protocol):
@@ -35,11 +39,27 @@ class Session(Protocol):
     def placement(self) -> dict[str, float]: ...
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OperatorTime:
+    """One operator as the runtime executes it, which is after its fusions."""
+
+    name: str
+    type: str
+    engine: str
+    """What ran it: an execution provider, or the kernel's own name."""
+    ms: float
+    """The median over the runs."""
+    share: float
+    """Of the sum over all operators: profiling itself costs time, so it is no share of a run."""
+
+
 class SessionModule(Protocol):
     """A module in this folder: `PACKAGE` is the distribution whose version the runtime has.
 
     It may also have `import_runtime()`, which does all the imports that `load` will need: then
-    `agent.bench` can tell the runtime's own memory and start from the variant's.
+    `agent.bench` can tell the runtime's own memory and start from the variant's. And, where the
+    runtime tells what each operator costs, `profile(path, options, signature, inputs, runs)`,
+    which loads the file anew and gives `operator_times` (see `profile` below).
     """
 
     FORMAT: str
@@ -95,6 +115,60 @@ def load(path: str | Path, run_as: str | None = None) -> CheckedSession:
             remedy=f"Install it: pip install {module.PACKAGE}",
         ) from error
     return CheckedSession(inner, record)
+
+
+def profile(
+    path: str | Path, inputs: Sequence[Mapping[str, Array]], *, runs: int
+) -> tuple[OperatorTime, ...] | None:
+    """Where a run's time goes, the slowest operator first; None where the runtime does not tell.
+
+    Args:
+        path: the folder of a variant.
+        inputs: of its signature, used in turn.
+        runs: how many count; a few before them warm up.
+
+    Raises:
+        UsageError: the folder holds no variant, or its format is not known here.
+        ToolchainError: the runtime refuses the file, or to be profiled.
+    """
+    folder = Path(path)
+    record = read_record(folder)
+    module: Any = session_module(record.runtime.format)
+    measure = getattr(module, "profile", None)
+    if measure is None:
+        return None
+    checked = [check_inputs(record.signature, one) for one in inputs]
+    entry = folder / record.files[0].path
+    found: tuple[OperatorTime, ...] = measure(
+        entry, record.options, record.signature, checked, runs
+    )
+    return found
+
+
+def operator_times(
+    runs: Sequence[Sequence[tuple[str, str, str, float]]],
+) -> tuple[OperatorTime, ...]:
+    """The operators' medians over runs of (name, type, engine, milliseconds), the slowest first.
+
+    An operator that a run skipped counts as 0 in it.
+
+    >>> [(o.name, o.ms, o.share) for o in operator_times([[("a", "Add", "cpu", 3.0),
+    ...     ("b", "Mul", "cpu", 1.0)]])]
+    [('a', 3.0, 0.75), ('b', 1.0, 0.25)]
+    """
+    times: dict[tuple[str, str, str], list[float]] = {}
+    for index, run in enumerate(runs):
+        for name, kind, engine, ms in run:
+            own = times.setdefault((name, kind, engine), [0.0] * len(runs))
+            own[index] += ms
+    medians = {key: float(np.median(own)) for key, own in times.items()}
+    total = sum(medians.values())
+    slowest_first = sorted(medians.items(), key=lambda item: (-item[1], item[0]))
+    return tuple(
+        OperatorTime(name=name, type=kind, engine=engine, ms=ms, share=ms / total)
+        for (name, kind, engine), ms in slowest_first
+        if ms > 0
+    )
 
 
 class CheckedSession:
@@ -216,10 +290,13 @@ def _check_one(
 __all__ = [
     "RECORD_NAME",
     "CheckedSession",
+    "OperatorTime",
     "Session",
     "SessionModule",
     "check_inputs",
     "formats",
     "load",
+    "operator_times",
+    "profile",
     "session_module",
 ]
