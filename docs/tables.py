@@ -20,6 +20,7 @@ VERBS = (
     "bench",
     "verify",
     "compare",
+    "report",
     "history",
 )
 

@@ -9,9 +9,9 @@ NONE = "-"
 """What stands where nothing was measured."""
 LIMITS = {
     "latency_p50_ms": "median latency",
-    "latency_p90_ms": "latency, 90 % of runs",
-    "latency_p95_ms": "latency, 95 % of runs",
-    "latency_p99_ms": "latency, 99 % of runs",
+    "latency_p90_ms": "90th-percentile latency",
+    "latency_p95_ms": "95th-percentile latency",
+    "latency_p99_ms": "99th-percentile latency",
     "throughput_per_s": "throughput",
     "peak_memory_mib": "peak memory",
     "size_mib": "size",
@@ -70,6 +70,17 @@ def milliseconds(value: float | None) -> str:
 def size_mib(size_bytes: float | None) -> str:
     """Bytes as MiB with three digits, or a dash."""
     return number(None if size_bytes is None else size_bytes / (1 << 20))
+
+
+def weight(size_bytes: float) -> str:
+    """Bytes in the unit that suits them.
+
+    >>> weight(8_724_152), weight(69_400)
+    ('8.32 MiB', '67.8 KiB')
+    """
+    if size_bytes < 0.1 * (1 << 20):
+        return f"{number(size_bytes / 1024)} KiB"
+    return f"{size_mib(size_bytes)} MiB"
 
 
 def percent(value: float | None) -> str:

@@ -64,12 +64,13 @@ def latency_span(candidate: CandidateSummary) -> Span | None:
 def pareto_front(found: Sequence[Point]) -> tuple[Point, ...]:
     """Those that no other beats in latency without losing accuracy, the fastest first.
 
-    Measured and estimated figures do not compare: the front is over the measured points, or where
-    there is none, over the estimates.
+    Only of what breaks no limit, where there is such. Measured and estimated figures do not
+    compare: the front is over the measured points, or where there is none, over the estimates.
     """
-    measured = [point for point in found if point.candidate.latency_ms is not None]
+    usable = [point for point in found if point.kind != "unmet"] or found
+    measured = [point for point in usable if point.candidate.latency_ms is not None]
     front: list[Point] = []
-    for point in sorted(measured or found, key=lambda p: (p.latency_ms.value, _drop(p))):
+    for point in sorted(measured or usable, key=lambda p: (p.latency_ms.value, _drop(p))):
         if not front or _drop(point) < _drop(front[-1]):
             front.append(point)
     return tuple(front)

@@ -126,8 +126,15 @@ def _limits(result: ProfileSummary) -> list[dict[str, Any]]:
 
 def _tally(name: str, result: ProfileSummary) -> str:
     judged = [limit for c in result.candidates for limit in c.limits if limit.name == name]
+    if not judged:
+        return "not judged"
     breaking = sum(limit.verdict == "unmet" for limit in judged)
-    return f"{breaking} of {len(judged)} built candidates break it" if judged else "nobody judged"
+    told = f"{breaking} of {len(judged)} built candidates break it"
+    values = [limit.value for limit in judged if limit.value is not None]
+    if not breaking or not values:
+        return told
+    best = min(values) if KINDS[name].at_most else max(values)
+    return f"{told}; the best gives {figures.limit_figure(name, best)}"
 
 
 def _why_no_scatter(result: ProfileSummary) -> str:
@@ -165,48 +172,54 @@ def _kinds(operators: tuple[OperatorTime, ...]) -> list[tuple[str, float]]:
     return sorted(shares.items(), key=lambda item: -item[1])[:5]
 
 
-def _placements(result: ProfileSummary) -> list[dict[str, Any]]:
-    return [
-        {
-            "row": row,
-            "name": figures.name_and_digest(candidate.identifier)[0],
-            "shares": sorted(candidate.placement.items(), key=lambda item: -item[1]),
-        }
-        for row, candidate in enumerate(result.candidates, 1)
-        if candidate.placement
-    ]
+def _placements(result: ProfileSummary) -> list[tuple[str, str]]:
+    """Shares of the engines -> the candidates that are placed so."""
+    found: dict[str, list[str]] = {}
+    for row, candidate in enumerate(result.candidates, 1):
+        shares = sorted(candidate.placement.items(), key=lambda item: -item[1])
+        told = ", ".join(f"{engine} {100 * share:.0f} %" for engine, share in shares)
+        if told:
+            name = figures.name_and_digest(candidate.identifier)[0]
+            found.setdefault(told, []).append(f"{row} {name}")
+    return [(told, ", ".join(names)) for told, names in found.items()]
 
 
-def _conditions(result: ProfileSummary) -> list[tuple[str, str, str]]:
+def _conditions(result: ProfileSummary) -> dict[str, Any] | None:
     """What the machine was set to and doing: (what, before, after) of the chosen one's contest."""
-    measured = figures.chosen_of(result) or next(
-        (c for c in result.candidates if c.conditions is not None), None
+    measured = next(
+        (c for c in (figures.chosen_of(result), *result.candidates) if c and c.conditions), None
     )
     if measured is None or measured.conditions is None:
-        return []
+        return None
     before, after = measured.conditions.before, measured.conditions.after
     rows = (
-        ("power mode", before.power_mode or "not told", after.power_mode or "not told"),
-        ("governor", before.governor or "not told", after.governor or "not told"),
+        ("power mode", before.power_mode, after.power_mode),
+        ("governor", before.governor, after.governor),
         ("clocks", _clocks(before), _clocks(after)),
-        ("load, 1 minute", figures.number(before.load_1m), figures.number(after.load_1m)),
-        ("hottest zone", _hottest(before), _hottest(after)),
+        ("load over 1 minute", _load(before), _load(after)),
+        ("temperature of the hottest zone", _hottest(before), _hottest(after)),
     )
-    return list(rows)
+    return {
+        "told": [(what, a or "-", b or "-") for what, a, b in rows if a or b],
+        "untold": ", ".join(what for what, a, b in rows if not a and not b),
+    }
 
 
-def _clocks(conditions: Conditions) -> str:
+def _clocks(conditions: Conditions) -> str | None:
     clocks = conditions.clocks_mhz
     if not clocks:
-        return "not told"
+        return None
     low, high = round(min(clocks)), round(max(clocks))
     return f"{low} MHz" if low == high else f"{low} to {high} MHz"
 
 
-def _hottest(conditions: Conditions) -> str:
-    if not conditions.temperatures_c:
-        return "not told"
-    return f"{max(conditions.temperatures_c.values()):.0f} \N{DEGREE SIGN}C"
+def _load(conditions: Conditions) -> str | None:
+    return None if conditions.load_1m is None else figures.number(conditions.load_1m)
+
+
+def _hottest(conditions: Conditions) -> str | None:
+    zones = conditions.temperatures_c
+    return f"{max(zones.values()):.0f} \N{DEGREE SIGN}C" if zones else None
 
 
 def _machine(summary: Summary) -> list[tuple[str, str]]:

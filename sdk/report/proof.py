@@ -20,14 +20,20 @@ _PHONES = ("android", "ios")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Proof:
-    """Limits that are open for one cause, and what would close them."""
+class Gap:
+    """What is not known of one or more limits."""
 
     limits: tuple[str, ...]
+    """In words."""
     missing: str
-    """What is not known."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Proof:
+    """One thing to do, and the gaps that it would close."""
+
+    gaps: tuple[Gap, ...]
     remedy: str
-    """What to do."""
     command: str | None
     """The command that does it, where one does."""
 
@@ -35,15 +41,19 @@ class Proof:
 def to_prove(result: ProfileSummary) -> tuple[Proof, ...]:
     """What the selected variant lacks; empty if nothing, or if nothing was selected."""
     chosen = chosen_of(result)
-    if chosen is None:
-        return ()
-    found: dict[_Way, list[str]] = {}
-    for limit in chosen.limits:
-        if limit.verdict == "unproven":
-            found.setdefault(_one(limit, chosen, result), []).append(LIMITS[limit.name])
+    found: dict[tuple[str, str | None], dict[str, list[str]]] = {}
+    for limit in chosen.limits if chosen else ():
+        if chosen is not None and limit.verdict == "unproven":
+            way = _one(limit, chosen, result)
+            gaps = found.setdefault((way.remedy, way.command), {})
+            gaps.setdefault(way.missing, []).append(LIMITS[limit.name])
     return tuple(
-        Proof(limits=tuple(names), missing=way.missing, remedy=way.remedy, command=way.command)
-        for way, names in found.items()
+        Proof(
+            gaps=tuple(Gap(limits=tuple(names), missing=what) for what, names in gaps.items()),
+            remedy=remedy,
+            command=command,
+        )
+        for (remedy, command), gaps in found.items()
     )
 
 

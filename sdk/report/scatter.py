@@ -30,7 +30,8 @@ _LEGEND = {
     "measured": "measured",
     "estimate": "estimated, with its interval",
     "unmet": "breaks a limit",
-    "front": "Pareto front",
+    "front": "Pareto front of those that break no limit",
+    "all": "Pareto front",
 }
 
 
@@ -52,11 +53,12 @@ def scatter(result: ProfileSummary, identifier: str) -> Plot | None:
         *_bars(found, across, up),
         *_markers(found, result, across, up),
     ]
-    used = [*dict.fromkeys(point.kind for point in found), "front"]
+    whose = "all" if all(point.kind == "unmet" for point in found) else "front"
+    used = [*dict.fromkeys(point.kind for point in found), whose]
     names = ", ".join(name_and_digest(point.candidate.identifier)[0] for point in front)
     description = (
-        f"Lower left is better. Nobody beats {names}. Numbers are the rows of the table; thin "
-        "lines are 95 % bounds."
+        f"Lower left is better; none is both faster and closer to the original than {names}. "
+        "Numbers are the rows of the table below; thin lines are bounds."
     )
     title = "Latency against accuracy drop"
     return Plot(

@@ -12,8 +12,10 @@ from sdk.report.figures import (
     baseline_of,
     milliseconds,
     name_and_digest,
+    number,
     rough,
     size_mib,
+    weight,
 )
 from sdk.report.frontier import latency_span
 from sdk.report.scales import Scale, fitting, linear
@@ -24,6 +26,7 @@ MOST_ROWS = 12
 _ROW = 46  # pixels: a line of text, a strip, and air
 _NAME_LENGTH = 30  # characters that leave room for the figure on a phone
 _QUANTILES = ("p50", "p90", "p95", "p99")
+_FAR = 1.5  # times p95: a p99 beyond that is told by an arrow
 _BOX = (5, 15)  # of the 21 points of `spread`: the middle half of the runs
 _WHISKER = (1, 19)  # and 90 % of them; the least and the greatest of all say little
 
@@ -46,10 +49,7 @@ def distributions(result: ProfileSummary, identifier: str) -> Plot | None:
     height = _ROW * len(shown)
     parts = _axis(across, "latency, ms")
     for name, limit in limits:
-        x = at(across.position(limit))
-        label = f"{name} at most {milliseconds(limit)}"
-        parts.append(svg.line(x, "0%", x, "100%", "limit"))
-        parts.append(svg.text(x, "0%", label, kind="limit-label", dy=-6, anchor="end"))
+        parts += _limit(across, limit, f"{name} at most {milliseconds(limit)}", len(shown))
     for place, (row, candidate) in enumerate(shown):
         assert candidate.latency_ms is not None
         figure = f"{milliseconds(candidate.latency_ms.p50)} ms"
@@ -76,13 +76,12 @@ def memory(result: ProfileSummary, identifier: str) -> Plot | None:
     across = linear([(_memory_high(candidate) or 0) / mib for _, candidate in rows])
     parts = _axis(across, "peak memory, MiB")
     if limit is not None and limit <= across.high:
-        parts += _limit(across, limit, f"at most {rough(limit)}")
+        parts += _limit(across, limit, f"at most {rough(limit)}", len(rows))
     for place, (row, candidate) in enumerate(rows):
         top = f"{place * _ROW + 24}"
         peak, own = candidate.peak_memory_bytes, candidate.memory_increment_bytes
         if peak is not None:
-            figure = f"{size_mib(peak)} MiB"
-            figure += f", {size_mib(own)} its own" if own is not None else ""
+            figure = weight(peak) + (f", {size_mib(own)} its own" if own is not None else "")
             parts += _heading(row, candidate, result, place, figure)
             runtime = across.position((peak - (own or 0)) / mib)
             parts.append(svg.bar("0%", top, at(runtime), "11", "runtime"))
@@ -109,16 +108,17 @@ def size(result: ProfileSummary, identifier: str) -> Plot | None:
     rows = [row for row in _rows(result) if row[1].size_bytes is not None][:MOST_ROWS]
     if not rows:
         return None
-    mib = 1 << 20
+    largest = max(candidate.size_bytes or 0 for _, candidate in rows)
+    unit, scale = ("MiB", 1 << 20) if largest >= 1 << 20 else ("KiB", 1 << 10)
+    across = linear([largest / scale])
+    parts = _axis(across, f"size, {unit}")
     limit = asked(result).get("size_mib")
-    across = linear([(candidate.size_bytes or 0) / mib for _, candidate in rows])
-    parts = _axis(across, "size, MiB")
-    if limit is not None and limit <= across.high:
-        parts += _limit(across, limit, f"at most {rough(limit)}")
+    if limit is not None and limit * (1 << 20) / scale <= across.high:
+        parts += _limit(across, limit * (1 << 20) / scale, f"at most {rough(limit)} MiB", len(rows))
     for place, (row, candidate) in enumerate(rows):
         size_bytes = candidate.size_bytes or 0
-        parts += _heading(row, candidate, result, place, f"{size_mib(size_bytes)} MiB")
-        width = at(across.position(size_bytes / mib))
+        parts += _heading(row, candidate, result, place, f"{number(size_bytes / scale)} {unit}")
+        width = at(across.position(size_bytes / scale))
         parts.append(svg.bar("0%", f"{place * _ROW + 24}", width, "11", "own"))
     title = "Size"
     description = "All files of a variant together, as they would be delivered."
@@ -164,12 +164,15 @@ def _axis(across: Scale, label: str) -> list[Markup]:
     return parts
 
 
-def _limit(across: Scale, limit: float, label: str) -> list[Markup]:
+def _limit(across: Scale, limit: float, label: str, rows: int) -> list[Markup]:
+    """A line beside the strips and not through the names."""
     x = at(across.position(limit))
-    return [
-        svg.line(x, "0%", x, "100%", "limit"),
-        svg.text(x, "0%", label, kind="limit-label", dy=-6, anchor="end"),
+    lines = [
+        svg.line(x, f"{place * _ROW + 21}", x, f"{place * _ROW + _ROW - 2}", "limit")
+        for place in range(rows)
     ]
+    anchor = "end" if across.position(limit) > 50 else "start"
+    return [svg.text(x, "0%", label, kind="limit-label", dy=-6, anchor=anchor), *lines]
 
 
 def _memory_high(candidate: CandidateSummary) -> float | None:
@@ -187,9 +190,10 @@ def _latency_limits(result: ProfileSummary, longest: float) -> list[tuple[str, f
 
 
 def _end(latency: LatencySummary) -> float:
-    known = [latency.p50, latency.p90, latency.p95, latency.p99, latency.high]
-    ends = [value for value in known if value is not None]
-    return max((*ends, latency.spread[_WHISKER[1]]) if latency.spread else ends)
+    """Where the picture of it may end: a p99 far out would press all the rest together."""
+    known = [latency.p50, latency.high, latency.p90, latency.p95]
+    body = max(value for value in known if value is not None)
+    return min(latency.p99 or body, _FAR * body)
 
 
 def _strip(latency: LatencySummary, across: Scale, middle: int) -> list[Markup]:
@@ -206,8 +210,12 @@ def _strip(latency: LatencySummary, across: Scale, middle: int) -> list[Markup]:
         svg.line(at(across.position(least)), y, at(across.position(most)), y, "whisker"),
         svg.bar(at(left), f"{middle - 6}", at(round(right - left, 2)), "12", "box"),
         *_ticks([latency.p50], across, middle, 7, "median"),
-        *_ticks([latency.p99] if latency.p99 is not None else [], across, middle, 4, "whisker"),
     ]
+    if latency.p99 is not None and latency.p99 > across.high:
+        shown = f"p99 {milliseconds(latency.p99)} \u2192"
+        parts.append(svg.text("100%", y, shown, kind="figure", dy=12, anchor="end"))
+    elif latency.p99 is not None:
+        parts += _ticks([latency.p99], across, middle, 4, "whisker")
     for window in latency.windows or ():
         x = at(across.position(window))
         parts.append(

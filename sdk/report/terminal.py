@@ -63,8 +63,8 @@ def row(candidate: CandidateSummary) -> tuple[str, ...]:
 
 def _print_proofs(result: ProfileSummary, console: Console) -> None:
     for proof in to_prove(result):
-        console.print(
-            Text(f"to prove {', '.join(proof.limits)}: {proof.missing}. {proof.remedy}", "yellow")
-        )
+        for gap in proof.gaps:
+            console.print(Text(f"unproven: {', '.join(gap.limits)}: {gap.missing}", "yellow"))
+        console.print(Text(f"to prove it: {proof.remedy}"))
         if proof.command:
             console.print(Text(f"    {proof.command}"), soft_wrap=True)

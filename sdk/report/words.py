@@ -21,7 +21,7 @@ from sdk.report.figures import (
     own_name,
     percent,
     rough,
-    size_mib,
+    weight,
 )
 from sdk.summary import CandidateSummary, ProfileSummary, Summary
 
@@ -52,7 +52,7 @@ def overview(summary: Summary) -> str:
         return "Nothing was asked for."
     if len(summary.results) == 1:
         result = summary.results[0]
-        return f"{answer_of(result)} on {result.title or result.profile}."
+        return f"{result.title or result.profile}: {answer_of(result).lower()}."
     counts = collections.Counter(result.verdict for result in summary.results)
     words: dict[Verdict, str] = {
         "met": "proven to meet every limit",
@@ -79,7 +79,7 @@ def _speed(chosen: CandidateSummary, result: ProfileSummary) -> str:
         predicted = chosen.estimate.latency_ms
         if predicted is None:
             return (
-                f"{name} is the first choice; nothing was measured and nothing could be estimated."
+                f"{name} comes first; no such device was measured, and its speed has no estimate."
             )
         return (
             f"{name} is the best by estimate, {rough(predicted.low)} to {rough(predicted.high)} ms "
@@ -123,9 +123,9 @@ def _exactness(chosen: CandidateSummary) -> str:
 def _weight(chosen: CandidateSummary) -> str:
     parts = []
     if chosen.size_bytes is not None:
-        parts.append(f"its files are {size_mib(chosen.size_bytes)} MiB")
+        parts.append(f"its files take {weight(chosen.size_bytes)}")
     if chosen.peak_memory_bytes is not None:
-        parts.append(f"its process peaks at {size_mib(chosen.peak_memory_bytes)} MiB of memory")
+        parts.append(f"its process peaks at {weight(chosen.peak_memory_bytes)} of memory")
     text = ", ".join(parts)
     return f"{text[:1].upper()}{text[1:]}." if text else ""
 
