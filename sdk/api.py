@@ -133,7 +133,7 @@ def read_summary(path: str | Path) -> Summary:
     """
     file = _summary_file(Path(path))
     try:
-        document = json.loads(file.read_bytes())
+        document = json.loads(file.read_bytes(), parse_constant=_refuse_constant)
     except OSError as error:
         raise UsageError(
             f"There is no summary at {file}.",
@@ -171,6 +171,11 @@ def compare_builds(old: str | Path, new: str | Path) -> BuildComparison:
     from sdk.report.comparison import compare as compare_summaries
 
     return compare_summaries(read_summary(old), read_summary(new))
+
+
+def _refuse_constant(name: str) -> float:
+    """NaN and Infinity: Python reads them, JSON has no such thing, and no figure is one."""
+    raise ValueError(f"{name} is no number")
 
 
 def _summary_file(path: Path) -> Path:

@@ -40,6 +40,11 @@ class Browser:
         """Open a file, as a person who got it by mail would."""
         self._post("url", {"url": file.resolve().as_uri()})
 
+    def leave(self) -> None:
+        """Off the page that a new window shows, which loads scripts of its own."""
+        self._post("url", {"url": "about:blank"})
+        self.requests()
+
     def run(self, script: str) -> Any:
         """The value that the body of a function returns in the page."""
         return self._post("execute/sync", {"script": script, "args": []})

@@ -47,7 +47,7 @@ def number(value: float | None) -> str:
     """
     if value is None:
         return NONE
-    if abs(value) >= 1000:
+    if abs(value) >= 999.5:
         return f"{value:.0f}"
     shown = f"{value:.3g}"
     return shown if "e" not in shown else f"{value:.6f}".rstrip("0").rstrip(".")
