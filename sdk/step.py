@@ -89,9 +89,20 @@ def _evaluate(payload: dict[str, Any], out: Path) -> Result:
 
 
 def _operators(payload: dict[str, Any], out: Path) -> Result:
+    """Whatever a runtime's profiler does, the build goes on without it."""
     from sdk.operators import profile_operators
 
-    return profile_operators(payload, out)
+    try:
+        return profile_operators(payload, out)
+    except SlipwayError:
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        raise ToolchainError(
+            f"the runtime could not be profiled: {type(error).__name__}: {error}",
+            cause="Its profiler does not take this model, or tells it in a new form.",
+            remedy="Nothing depends on it; the log has the whole story.",
+        ) from error
 
 
 def _available(payload: dict[str, Any], out: Path) -> Result:

@@ -17,6 +17,9 @@ from sdk.steps.lower import Lowering
 from sdk.steps.runner import Runner, own_code_digest
 from sdk.workers import StepFailure
 
+TIME_LIMIT_S = 180.0
+"""It only explains: a runtime that takes longer to be profiled is left alone."""
+
 
 def operators(
     runner: Runner, selection: Selection, built: Mapping[str, Lowering], captured: Captured
@@ -51,12 +54,11 @@ def _profiled(runner: Runner, result: Result, lowering: Lowering, captured: Capt
     entry = runner.find(key)
     if entry is None:
         payload = {"variant": str(lowering.folder), "inputs": str(inputs)}
+        limits = runner.limits_for(recipe.toolchain)
+        limits = dataclasses.replace(limits, time_limit_s=min(limits.time_limit_s, TIME_LIMIT_S))
         with runner.workers.quiet():
             outcome, folder, _ = runner.run(
-                "operators",
-                payload,
-                runner.limits_for(recipe.toolchain),
-                f"timing the operators of {recipe.name}",
+                "operators", payload, limits, f"timing the operators of {recipe.name}"
             )
         if isinstance(outcome, StepFailure):
             note = f"its operators could not be timed: {outcome.summary}"
