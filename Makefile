@@ -33,7 +33,7 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/cog --check $(COGGED)
-	$(BIN)/pytest -m 'not toolchain and not long'
+	$(BIN)/pytest -m 'not toolchain and not long and not browser'
 
 test: $(STAMP)
 	$(BIN)/pytest -m 'not long'

@@ -13,6 +13,7 @@ from agent.quantiles import Interval, median_interval, quantile_bounds, samples_
 from agent.tensors import Array
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+_SPREAD = np.linspace(0.0, 1.0, 21)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,9 @@ class Latency:
     stable: bool
     bounds: dict[str, Interval]
     """Every quantile reported, with its interval."""
+    spread: tuple[float, ...] = ()
+    """The runs' times at every twentieth of them, the least and the greatest included: a picture
+    of the distribution, from which no quantile is to be claimed."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,6 +133,7 @@ def latency(windows: Sequence[Sequence[int] | Array], *, stable: bool) -> Latenc
         high=bounds["p50"].high,
         stable=stable,
         bounds=bounds,
+        spread=tuple(float(time) for time in np.quantile(runs, _SPREAD)),
     )
 
 

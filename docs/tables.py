@@ -25,6 +25,7 @@ VERBS = (
     "bench",
     "verify",
     "compare",
+    "report",
     "history",
 )
 

@@ -11,6 +11,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agent.bench import Budget, Comparison, Measurement, bench_one, compare_folders
 from agent.codec import decode
@@ -27,7 +28,10 @@ from sdk.golden_check import GoldenCheck, check_golden
 from sdk.limits import check_limit
 from sdk.report.page import render
 from sdk.samples import StoredSamples, write_sample
-from sdk.summary import Summary
+from sdk.summary import SCHEMA, Summary
+
+if TYPE_CHECKING:
+    from sdk.report.comparison import Comparison as BuildComparison
 
 
 def build(
@@ -66,7 +70,7 @@ def build(
         fresh=fresh,
     )
     summary = conductor.build(Path(project), options, on_event)
-    write_atomic(Path(out) / summary.model / "report.html", render(summary).encode())
+    write_page(summary, Path(out) / summary.model / "report.html")
     Catalog(data_folder()).record(summary, Path(project).absolute(), Path(out).absolute())
     return summary
 
@@ -121,24 +125,70 @@ def history(model: str | None = None, *, limit: int = 20) -> list[Build]:
 
 
 def read_summary(path: str | Path) -> Summary:
-    """Read a `summary.json`, or the one in a folder.
+    """Read a `summary.json`: the file, the one in a model's folder, or the only one a level below.
 
     Raises:
-        UsageError: there is none.
-        VerificationError: it has another form.
+        UsageError: there is none, or there are several.
+        VerificationError: it has another form, or a newer one.
     """
-    file = Path(path)
-    file = file / "summary.json" if file.is_dir() else file
+    file = _summary_file(Path(path))
     try:
-        return decode(Summary, json.loads(file.read_bytes()))
+        document = json.loads(file.read_bytes(), parse_constant=_refuse_constant)
     except OSError as error:
         raise UsageError(
             f"There is no summary at {file}.",
             cause="Nothing was built there.",
             remedy="Run `sdk build` first, or name its output folder.",
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise VerificationError(f"{file} is not JSON: {error}.", remedy="Build again.") from error
+    found = document.get("schema") if isinstance(document, dict) else None
+    if isinstance(found, int) and found > SCHEMA:
+        raise VerificationError(
+            f"{file} has the form {found}; this version reads up to {SCHEMA}.",
+            cause="A newer Slipway wrote it.",
+            remedy="Update Slipway here, or build again.",
+        )
+    return decode(Summary, document)
+
+
+def write_page(summary: Summary, path: str | Path) -> None:
+    """Write the HTML page of a build: one file that needs nothing beside it.
+
+    Raises:
+        StorageError: it cannot be written there.
+    """
+    write_atomic(Path(path), render(summary).encode())
+
+
+def compare_builds(old: str | Path, new: str | Path) -> BuildComparison:
+    """What changed between two builds, by their folders or `summary.json` files.
+
+    Raises:
+        UsageError: one of them is not there, or they are of different models.
+        VerificationError: one of them has another form.
+    """
+    from sdk.report.comparison import compare as compare_summaries
+
+    return compare_summaries(read_summary(old), read_summary(new))
+
+
+def _refuse_constant(name: str) -> float:
+    """NaN and Infinity: Python reads them, JSON has no such thing, and no figure is one."""
+    raise ValueError(f"{name} is no number")
+
+
+def _summary_file(path: Path) -> Path:
+    if not path.is_dir() or (path / "summary.json").exists():
+        return path / "summary.json" if path.is_dir() else path
+    below = sorted(path.glob("*/summary.json"))
+    if len(below) > 1:
+        raise UsageError(
+            f"{path} holds the builds of {len(below)} models.",
+            cause="A report is of one of them.",
+            remedy=f"Name one: {', '.join(str(file.parent) for file in below)}",
+        )
+    return below[0] if below else path / "summary.json"
 
 
 @contextlib.contextmanager

@@ -29,6 +29,7 @@ from sdk.project_reader import load_project
 from sdk.select import Result, Selection, select
 from sdk.steps.capture import Captured, capture
 from sdk.steps.lower import Lowering, lower
+from sdk.steps.operators import operators
 from sdk.steps.prove import evaluate, measure
 from sdk.steps.runner import Runner
 from sdk.summary import Summary, summarise
@@ -212,7 +213,7 @@ def _prove_and_select(
 ) -> Selection:
     results = [_result(entry, item, built, captured, runner) for entry in planned]
     measured = measure(runner, item.profile, results, built, captured, item.limits)
-    return select(measured, item.limits)
+    return operators(runner, select(measured, item.limits), built, captured)
 
 
 def _result(

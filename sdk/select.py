@@ -20,6 +20,7 @@ from typing import Literal
 from agent.bench import Measurement, compare
 from agent.manifest import Role
 from agent.metrics import Drop
+from agent.sessions import OperatorTime
 from sdk.estimate import Estimate
 from sdk.limits import KINDS, Bounded, Evidence, LimitVerdict, Verdict, judge, overall
 from sdk.plan import Candidate
@@ -61,6 +62,9 @@ class Result:
     """Engine -> share of the graph, as the runtime tells it, else as the compiler did."""
     verdicts: tuple[LimitVerdict, ...] = ()
     role: Role | None = None
+    operators: tuple[OperatorTime, ...] | None = None
+    """Where the time goes, the slowest first; None where nobody asked or the runtime is silent."""
+    notes: tuple[str, ...] = ()
 
     @property
     def speed(self) -> Measurement | None:

@@ -54,7 +54,12 @@ def _step(name: str) -> Callable[[dict[str, Any], Path], Result]:
         from sdk.capture import capture
 
         return capture
-    return {"lower": _lower, "evaluate": _evaluate, "available": _available}[name]
+    return {
+        "lower": _lower,
+        "evaluate": _evaluate,
+        "operators": _operators,
+        "available": _available,
+    }[name]
 
 
 def _lower(payload: dict[str, Any], out: Path) -> Result:
@@ -81,6 +86,23 @@ def _evaluate(payload: dict[str, Any], out: Path) -> Result:
     from sdk.prove import evaluate
 
     return evaluate(payload, out)
+
+
+def _operators(payload: dict[str, Any], out: Path) -> Result:
+    """Whatever a runtime's profiler does, the build goes on without it."""
+    from sdk.operators import profile_operators
+
+    try:
+        return profile_operators(payload, out)
+    except SlipwayError:
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        raise ToolchainError(
+            f"the runtime could not be profiled: {type(error).__name__}: {error}",
+            cause="Its profiler does not take this model, or tells it in a new form.",
+            remedy="Nothing depends on it; the log has the whole story.",
+        ) from error
 
 
 def _available(payload: dict[str, Any], out: Path) -> Result:

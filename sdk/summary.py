@@ -7,17 +7,48 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
-from agent.bench import Measurement
+from agent.bench import Measurement, compare
+from agent.identity import Conditions
 from agent.manifest import Fingerprint, Role
+from agent.sessions import OperatorTime
 from sdk.estimate import Estimate
 from sdk.limits import Evidence, LimitVerdict, Verdict
 from sdk.plan import Assignment
-from sdk.select import Accuracy, Result, Selection, Status, deciding
+from sdk.reasons import reason
+from sdk.select import Accuracy, Result, Selection, Status, find_baseline
 from sdk.steps.capture import Captured
 
 SCHEMA = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """What a figure lies between, at 95 %."""
+
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RatioSummary:
+    """The median latency over the baseline's, paired by turn: 0.8 means 80 % of its time."""
+
+    value: float
+    low: float
+    high: float
+    rounds: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeasuredUnder:
+    """What the measuring machine was set to and busy with, before and after."""
+
+    before: Conditions
+    after: Conditions
+    environment: dict[str, Any]
+    versions: dict[str, str]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,6 +64,12 @@ class LatencySummary:
     high: float
     stable: bool
     evidence: Evidence
+    bounds: dict[str, Bounds] | None = None
+    """Every quantile reported, with its own bounds."""
+    spread: tuple[float, ...] | None = None
+    """The runs' times at every twentieth of them, from the least to the greatest."""
+    windows: tuple[float, ...] | None = None
+    """The median of each turn, in order; turn i of all candidates ran side by side."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,6 +84,8 @@ class AccuracySummary:
     high: float
     n: int
     evidence: Evidence
+    samples_needed: int | None = None
+    """Final samples it would take to prove the limit; null if proven, or if no number would do."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,6 +123,10 @@ class CandidateSummary:
     placement: dict[str, float]
     limits: tuple[LimitVerdict, ...]
     notes: tuple[str, ...] = ()
+    ratio_to_baseline: RatioSummary | None = None
+    conditions: MeasuredUnder | None = None
+    operators: tuple[OperatorTime, ...] | None = None
+    """The slowest first; null where nobody asked, or the runtime does not tell."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,6 +142,14 @@ class ProfileSummary:
     """The chosen variant's folder, relative to the summary's."""
     ladder: tuple[str, ...]
     candidates: tuple[CandidateSummary, ...]
+    title: str | None = None
+    """What the profile calls the device."""
+    platform: str | None = None
+    match: dict[str, Any] | None = None
+    """What a device's fingerprint has to be for its figures to count."""
+    limits: dict[str, float] | None = None
+    baseline: str | None = None
+    """The candidate that ratios and reductions are relative to."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -137,16 +188,7 @@ def summarise(
         seconds=round(seconds, 3),
         accuracy_note=(captured.metric or {}).get("note", "") if captured.metric else _NO_DATA,
         results=tuple(
-            ProfileSummary(
-                target=assignment.target,
-                profile=assignment.profile.name,
-                verdict=selection.verdict,
-                selected=selection.chosen.candidate.identifier if selection.chosen else None,
-                selected_by=selection.selected_by,
-                variant=None,
-                ladder=tuple(rung.candidate.identifier for rung in selection.ladder),
-                candidates=tuple(_candidate(r, captured) for r in selection.results),
-            )
+            _profile(assignment, selection, captured)
             for assignment, selection in zip(assignments, selections, strict=True)
         ),
         host=device,
@@ -157,7 +199,31 @@ def summarise(
 _NO_DATA = "no [data] in sdk.toml: accuracy is unproven, and inputs for speed are generated"
 
 
-def _candidate(result: Result, captured: Captured) -> CandidateSummary:
+def _profile(assignment: Assignment, selection: Selection, captured: Captured) -> ProfileSummary:
+    profile, chosen = assignment.profile, selection.chosen
+    baseline = find_baseline(selection.results)
+    return ProfileSummary(
+        target=assignment.target,
+        profile=profile.name,
+        verdict=selection.verdict,
+        selected=chosen.candidate.identifier if chosen else None,
+        selected_by=selection.selected_by,
+        variant=None,
+        ladder=tuple(rung.candidate.identifier for rung in selection.ladder),
+        candidates=tuple(
+            _candidate(result, selection, baseline, captured) for result in selection.results
+        ),
+        title=profile.title,
+        platform=profile.platform,
+        match=dict(profile.match),
+        limits=dict(assignment.limits),
+        baseline=baseline.candidate.identifier if baseline else None,
+    )
+
+
+def _candidate(
+    result: Result, selection: Selection, baseline: Result | None, captured: Captured
+) -> CandidateSummary:
     measured = result.report.measurement if result.report else None
     evaluation = result.report.evaluation if result.report else None
     recipe = result.candidate.recipe
@@ -169,7 +235,7 @@ def _candidate(result: Result, captured: Captured) -> CandidateSummary:
         role=result.role,
         status=result.status,
         step=result.step,
-        reason=deciding(result),
+        reason=reason(result, selection),
         size_bytes=result.size_bytes,
         load_ms=_rounded(measured.load_ms) if measured else None,
         first_run_ms=_rounded(measured.first_run_ms) if measured else None,
@@ -185,7 +251,32 @@ def _candidate(result: Result, captured: Captured) -> CandidateSummary:
         else None,
         placement=dict(result.placement),
         limits=result.verdicts,
-        notes=tuple(measured.notes) if measured else (),
+        notes=(*(measured.notes if measured else ()), *result.notes),
+        ratio_to_baseline=_ratio(result, baseline),
+        conditions=MeasuredUnder(
+            before=measured.conditions_before,
+            after=measured.conditions_after,
+            environment=measured.environment,
+            versions=measured.versions,
+        )
+        if measured
+        else None,
+        operators=result.operators,
+    )
+
+
+def _ratio(result: Result, baseline: Result | None) -> RatioSummary | None:
+    """Against another: a baseline's ratio to itself says nothing."""
+    if baseline is None or baseline.candidate == result.candidate:
+        return None
+    if result.speed is None or baseline.speed is None:
+        return None
+    found = compare(result.speed, baseline.speed)
+    return RatioSummary(
+        value=round(found.value, 4),
+        low=round(found.low, 4),
+        high=round(found.high, 4),
+        rounds=found.rounds,
     )
 
 
@@ -201,6 +292,12 @@ def _latency(measured: Measurement, result: Result) -> LatencySummary:
         high=round(latency.high, 4),
         stable=latency.stable,
         evidence=result.report.speed_evidence if result.report else "host",
+        bounds={
+            name: Bounds(low=round(found.low, 4), high=round(found.high, 4))
+            for name, found in latency.bounds.items()
+        },
+        spread=tuple(round(time, 4) for time in latency.spread) or None,
+        windows=tuple(round(time, 4) for time in measured.windows_ms),
     )
 
 
@@ -217,6 +314,7 @@ def _accuracy(found: Accuracy | None) -> AccuracySummary | None:
         high=drop.high,
         n=drop.n,
         evidence=found.evidence,
+        samples_needed=found.samples_needed,
     )
 
 

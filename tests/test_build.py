@@ -224,8 +224,64 @@ def test_history_tells_what_was_built(built: Built) -> None:
 def test_the_report_is_one_page_that_asks_for_nothing(built: Built) -> None:
     page = (built.folder / "report.html").read_text()
     assert "intel-host" in page
-    for outside in ("http://", "https://", "<script", "@import", "src="):
+    for outside in ("http://", "https://", "@import", "src=", "url("):
         assert outside not in page
+    assert page.count("<script>") == 1
+    for figure in ("Latency against accuracy drop", "Latency distributions", "Peak memory"):
+        assert figure in page
+
+
+def test_the_report_says_what_a_phone_would_have_to_prove(built: Built) -> None:
+    found = sdk("report", str(built.folder))
+    assert found.returncode == 0
+    assert "meets every limit" in found.stdout
+    assert "unproven" in found.stdout
+    assert "Proof takes" in found.stdout
+
+
+def test_the_summary_tells_why_and_under_what_each_was_measured(built: Built) -> None:
+    host = built.summary.results[0]
+    assert host.match
+    assert host.limits
+    for candidate in host.candidates:
+        assert candidate.reason
+        assert candidate.conditions is not None
+        assert candidate.latency_ms is not None
+        assert candidate.latency_ms.windows
+        assert candidate.latency_ms.bounds is not None
+        spread = candidate.latency_ms.spread
+        assert spread is not None
+        assert list(spread) == sorted(spread)
+        assert (candidate.ratio_to_baseline is None) == (candidate.identifier == host.baseline)
+
+
+def test_the_time_of_each_operator_is_told_where_the_runtime_knows_it(built: Built) -> None:
+    host = built.summary.results[0]
+    shown = {host.selected, host.baseline}
+    for candidate in host.candidates:
+        if candidate.identifier not in shown or candidate.toolchain == "executorch":
+            assert candidate.operators is None
+            continue
+        assert candidate.operators
+        assert candidate.notes == () or "operators" not in " ".join(candidate.notes)
+        assert sum(operator.share for operator in candidate.operators) == pytest.approx(1, abs=0.01)
+        assert all(operator.engine and operator.type for operator in candidate.operators)
+    for phone in built.summary.results[1:]:
+        assert all(candidate.operators is None for candidate in phone.candidates)
+
+
+def test_a_build_compared_with_itself_shows_nothing_but_noise(built: Built) -> None:
+    found = api.compare_builds(built.folder, built.folder / "summary.json")
+    assert found.is_same_model
+    assert not found.machine
+    assert not found.tools
+    answers = {
+        delta.answer
+        for profile in found.profiles
+        for candidate in profile.candidates
+        for delta in candidate.deltas
+    }
+    assert answers == {"within noise", "same"}
 
 
 def test_limits_that_nothing_can_meet_say_so_with_code_3(built: Built, tmp_path: Path) -> None:

@@ -7,11 +7,12 @@ shapes, so a runtime module only translates.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib
 import os
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -24,6 +25,9 @@ from agent.identity import fingerprint
 from agent.manifest import Signature, TensorSpec
 from agent.tensors import Array
 from agent.variant import RECORD_NAME, VariantRecord, read_record
+
+PROFILE_WARMUP = 3
+"""Runs before those that are profiled: the first one plans memory and packs weights."""
 
 
 class Session(Protocol):
@@ -43,15 +47,30 @@ class StaleError(ToolchainError):
     """A prepared file is not for this machine any more: prepare it again."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OperatorTime:
+    """One operator as the runtime executes it, which is after its fusions."""
+
+    name: str
+    type: str
+    engine: str
+    """What ran it: an execution provider, or the kernel's own name."""
+    ms: float
+    """The median over the runs."""
+    share: float
+    """Of the sum over all operators: profiling itself costs time, so it is no share of a run."""
+
+
 class SessionModule(Protocol):
     """A module in this folder: `PACKAGE` is the distribution whose version the runtime has.
 
     It may also have `import_runtime()`, which does all the imports that `load` will need: then
     `agent.bench` can tell the runtime's own memory and start from the variant's.
 
-    And `prepare(path, options, signature, fingerprint, folder, *, again)`, which finishes the
-    compile on the device and returns the file for `load`, which raises StaleError if that file
-    is not for this machine.
+    `prepare(path, options, signature, fingerprint, folder, *, again)` finishes the compile on the
+    device and returns the file for `load`, which raises StaleError if that file is not for this
+    machine. `profile(path, options, signature, inputs, runs)` loads the file anew and gives
+    `operator_times`, where the runtime tells what each operator costs.
     """
 
     FORMAT: str
@@ -142,6 +161,60 @@ def _load_prepared(
                 remedy="Make trtexec and the Python package the same release.",
             ) from error
     return found
+
+
+def profile(
+    path: str | Path, inputs: Sequence[Mapping[str, Array]], *, runs: int
+) -> tuple[OperatorTime, ...] | None:
+    """Where a run's time goes, the slowest operator first; None where the runtime does not tell.
+
+    Args:
+        path: the folder of a variant.
+        inputs: of its signature, used in turn.
+        runs: how many count; a few before them warm up.
+
+    Raises:
+        UsageError: the folder holds no variant, or its format is not known here.
+        ToolchainError: the runtime refuses the file, or to be profiled.
+    """
+    folder = Path(path)
+    record = read_record(folder)
+    module: Any = session_module(record.runtime.format)
+    measure = getattr(module, "profile", None)
+    if measure is None:
+        return None
+    checked = [check_inputs(record.signature, one) for one in inputs]
+    entry = folder / record.files[0].path
+    found: tuple[OperatorTime, ...] = measure(
+        entry, record.options, record.signature, checked, runs
+    )
+    return found
+
+
+def operator_times(
+    runs: Sequence[Sequence[tuple[str, str, str, float]]],
+) -> tuple[OperatorTime, ...]:
+    """The operators' medians over runs of (name, type, engine, milliseconds), the slowest first.
+
+    An operator that a run skipped counts as 0 in it.
+
+    >>> [(o.name, o.ms, o.share) for o in operator_times([[("a", "Add", "cpu", 3.0),
+    ...     ("b", "Mul", "cpu", 1.0)]])]
+    [('a', 3.0, 0.75), ('b', 1.0, 0.25)]
+    """
+    times: dict[tuple[str, str, str], list[float]] = {}
+    for index, run in enumerate(runs):
+        for name, kind, engine, ms in run:
+            own = times.setdefault((name, kind, engine), [0.0] * len(runs))
+            own[index] += ms
+    medians = {key: float(np.median(own)) for key, own in times.items()}
+    total = sum(medians.values())
+    slowest_first = sorted(medians.items(), key=lambda item: (-item[1], item[0]))
+    return tuple(
+        OperatorTime(name=name, type=kind, engine=engine, ms=ms, share=ms / total)
+        for (name, kind, engine), ms in slowest_first
+        if ms > 0
+    )
 
 
 class CheckedSession:
@@ -263,12 +336,15 @@ def _check_one(
 __all__ = [
     "RECORD_NAME",
     "CheckedSession",
+    "OperatorTime",
     "Session",
     "SessionModule",
     "StaleError",
     "check_inputs",
     "formats",
     "load",
+    "operator_times",
     "prepared_folder",
+    "profile",
     "session_module",
 ]

@@ -6,14 +6,17 @@ Options: `providers` (default the CPU), `intra_op_threads`, `inter_op_threads`, 
 
 from __future__ import annotations
 
+import bisect
+import json
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from agent.errors import ToolchainError, UsageError
 from agent.manifest import Signature
-from agent.sessions import Session
+from agent.sessions import PROFILE_WARMUP, OperatorTime, Session, operator_times
 from agent.tensors import Array
 
 FORMAT = "onnxruntime"
@@ -32,6 +35,7 @@ _OPTIONS = (
     "graph_optimization",
     "allow_spinning",
 )
+_KERNEL_TIME = "_kernel_time"
 _WARNINGS = 2  # the runtime's severity for warnings and worse
 _RECORD_ASSIGNMENT = "session.record_ep_graph_assignment_info"
 
@@ -44,7 +48,51 @@ def load(path: Path, options: Mapping[str, Any], signature: Signature) -> Sessio
         ToolchainError: the runtime refuses the file or an option.
     """
     onnxruntime = import_runtime()
+    runtime = _runtime(onnxruntime, path, options, _settings(onnxruntime, options))
+    return _Session(runtime, signature, _failures(onnxruntime))
+
+
+def profile(
+    path: Path,
+    options: Mapping[str, Any],
+    signature: Signature,
+    inputs: Sequence[Mapping[str, Array]],
+    runs: int,
+) -> tuple[OperatorTime, ...]:
+    """What each node costs, by the runtime's own trace; the engine is the execution provider."""
+    onnxruntime = import_runtime()
     settings = _settings(onnxruntime, options)
+    settings.enable_profiling = True
+    with tempfile.TemporaryDirectory() as folder:
+        settings.profile_file_prefix = str(Path(folder) / "trace")
+        runtime = _runtime(onnxruntime, path, options, settings)
+        session = _Session(runtime, signature, _failures(onnxruntime))
+        for index in range(-PROFILE_WARMUP, runs):
+            session.run(inputs[index % len(inputs)])
+        events = json.loads(Path(runtime.end_profiling()).read_bytes())
+        session.close()
+    return operator_times(traced_runs(events)[PROFILE_WARMUP:])
+
+
+def traced_runs(events: Sequence[Mapping[str, Any]]) -> list[list[tuple[str, str, str, float]]]:
+    """(name, type, provider, milliseconds) of each node, by run: a trace of Chrome's form.
+
+    The kernels of a run stand between its start and its end in time; the trace is in any order.
+    """
+    starts = sorted(event["ts"] for event in events if event.get("name") == "model_run")
+    found: list[list[tuple[str, str, str, float]]] = [[] for _ in starts]
+    for event in events:
+        name = str(event.get("name", ""))
+        if event.get("cat") != "Node" or not name.endswith(_KERNEL_TIME):
+            continue
+        index = bisect.bisect_right(starts, event["ts"]) - 1
+        told = event["args"]
+        entry = (name.removesuffix(_KERNEL_TIME), told["op_name"], told["provider"])
+        found[max(0, index)].append((*entry, event["dur"] / 1e3))  # the trace's unit is 1 us
+    return found
+
+
+def _runtime(onnxruntime: Any, path: Path, options: Mapping[str, Any], settings: Any) -> Any:
     providers = [
         entry if isinstance(entry, str) else (str(entry[0]), dict(entry[1]))  # JSON has no tuples
         for entry in options.get("providers", ("CPUExecutionProvider",))
@@ -59,18 +107,14 @@ def load(path: Path, options: Mapping[str, Any], signature: Signature) -> Sessio
             cause="Each provider comes in its own build of the runtime.",
             remedy="Install the build that has it, or choose a variant for this device.",
         )
-    failures = _failures(onnxruntime)
     try:
-        runtime = onnxruntime.InferenceSession(
-            str(path), sess_options=settings, providers=providers
-        )
-    except failures as error:
+        return onnxruntime.InferenceSession(str(path), sess_options=settings, providers=providers)
+    except _failures(onnxruntime) as error:
         raise ToolchainError(
             f"ONNX Runtime {onnxruntime.__version__} cannot load {path.name}: {error}",
             cause="The file is missing, cut short, or newer than this runtime.",
             remedy="Copy or build it again, or update onnxruntime.",
         ) from error
-    return _Session(runtime, signature, failures)
 
 
 def import_runtime() -> Any:

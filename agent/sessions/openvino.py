@@ -7,14 +7,14 @@ Options: `device` (default `CPU`); everything else goes to `compile_model` as it
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from agent.errors import ToolchainError
 from agent.imports import without
 from agent.manifest import Signature
-from agent.sessions import Session
+from agent.sessions import PROFILE_WARMUP, OperatorTime, Session, operator_times
 from agent.tensors import Array
 
 FORMAT = "openvino"
@@ -27,13 +27,33 @@ def load(path: Path, options: Mapping[str, Any], signature: Signature) -> Sessio
     Raises:
         ToolchainError: the runtime refuses the file, the device or an option.
     """
+    return _Session(_compiled(path, options), signature)
+
+
+def profile(
+    path: Path,
+    options: Mapping[str, Any],
+    signature: Signature,
+    inputs: Sequence[Mapping[str, Array]],
+    runs: int,
+) -> tuple[OperatorTime, ...]:
+    """What each node of the compiled graph costs; the engine is the kernel that ran it."""
+    session = _Session(_compiled(path, {**options, "PERF_COUNT": True}), signature)
+    return operator_times(
+        [session.profiled(inputs[index % len(inputs)]) for index in range(-PROFILE_WARMUP, runs)][
+            PROFILE_WARMUP:
+        ]
+    )
+
+
+def _compiled(path: Path, options: Mapping[str, Any]) -> Any:
     openvino = import_runtime()
     device = str(options.get("device", "CPU"))
     properties = {name: value for name, value in options.items() if name != "device"}
     core = openvino.Core()
     try:
         model = core.read_model(path)
-        compiled = core.compile_model(model, device, properties)
+        return core.compile_model(model, device, properties)
     except (RuntimeError, TypeError) as error:
         raise ToolchainError(
             f"OpenVINO {openvino.__version__.split('-')[0]} cannot load {path.name} on {device}: "
@@ -42,7 +62,6 @@ def load(path: Path, options: Mapping[str, Any], signature: Signature) -> Sessio
             f"{core.available_devices}, or an option of {properties} is not known to it.",
             remedy="Copy or build it again, or choose a variant for this device.",
         ) from error
-    return _Session(compiled, signature)
 
 
 def import_runtime() -> Any:
@@ -82,6 +101,15 @@ class _Session:
                 remedy="Check the model at these sizes, or build again with narrower dims.",
             ) from error
         return {name: answers[index] for name, index in self._outputs.items()}
+
+    def profiled(self, inputs: Mapping[str, Array]) -> list[tuple[str, str, str, float]]:
+        """Run once, and tell (name, type, kernel, milliseconds) of each node that was executed."""
+        self.run(inputs)
+        return [
+            (info.node_name, info.node_type, info.exec_type, info.real_time.total_seconds() * 1e3)
+            for info in self._request.profiling_info
+            if info.status == info.status.EXECUTED
+        ]
 
     def reset(self) -> None:
         self._request.reset_state()

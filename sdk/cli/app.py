@@ -12,7 +12,7 @@ import typer
 from agent.errors import SlipwayError
 from agent.files import storage_error
 from sdk import __version__
-from sdk.cli import build, init, look, profiles, variants
+from sdk.cli import build, init, look, profiles, report, variants
 
 app = typer.Typer(
     name="sdk",
@@ -32,6 +32,7 @@ app.command("build", epilog=build.EXAMPLE)(build.build)
 app.command("bench", epilog=variants.BENCH_EXAMPLE)(variants.bench)
 app.command("verify", epilog=variants.VERIFY_EXAMPLE)(variants.verify)
 app.command("compare", epilog=variants.COMPARE_EXAMPLE)(variants.compare)
+app.command("report", epilog=report.EXAMPLE)(report.report)
 app.command("history", epilog=look.HISTORY_EXAMPLE)(look.history)
 
 

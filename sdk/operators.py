@@ -1,0 +1,31 @@
+"""A step: where a variant's time goes, operator by operator, in a process of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from agent.contestant import read_inputs
+from agent.sessions import profile
+from agent.variant import read_record
+
+RUNS = 20
+"""Enough for a median; a trace of more of a large graph only costs time."""
+KEPT = 40
+"""Operators that are told: the rest of a large graph are thousandths of its time."""
+
+
+def profile_operators(payload: dict[str, Any], out: Path) -> dict[str, Any]:
+    """Profile the variant in `payload["variant"]` on the inputs in `payload["inputs"]`.
+
+    Returns:
+        {operators: a list of `agent.sessions.OperatorTime`, or None where the runtime is silent}
+    """
+    del out
+    folder = Path(payload["variant"])
+    inputs = read_inputs(Path(payload["inputs"]), read_record(folder).signature)
+    found = profile(folder, inputs, runs=RUNS)
+    return {
+        "operators": None if found is None else [dataclasses.asdict(one) for one in found[:KEPT]]
+    }

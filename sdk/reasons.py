@@ -1,0 +1,51 @@
+"""Why a candidate is where it is, for the table of reasons. Pure.
+
+`sdk.select.deciding` names the limit that decided. Here is the rest: what decided between
+candidates whose limits are all met.
+"""
+
+from __future__ import annotations
+
+from agent.bench import Ratio, compare
+from sdk.select import Result, Selection, deciding
+
+
+def reason(result: Result, selection: Selection) -> str:
+    """The figure that decided about a candidate, in a few words."""
+    found = deciding(result)
+    chosen = selection.chosen
+    if found or chosen is None or result.status != "built":
+        return found
+    if result.candidate == chosen.candidate:
+        return _why_chosen(result, selection)
+    if result.speed is None or chosen.speed is None:
+        return _by_estimate(result)
+    return _against(compare(result.speed, chosen.speed))
+
+
+def _why_chosen(result: Result, selection: Selection) -> str:
+    if result.speed is None:
+        return _by_estimate(result)
+    own = f"p50 {result.speed.latency_ms.p50:.3g} ms"
+    rivals = [
+        other.speed.latency_ms.p50
+        for other in selection.results
+        if other.speed is not None and other.candidate != result.candidate
+    ]
+    if all(result.speed.latency_ms.p50 <= p50 for p50 in rivals):
+        return f"the fastest: {own}"
+    return f"the fastest that is proven to meet every limit: {own}"
+
+
+def _by_estimate(result: Result) -> str:
+    latency = result.estimate.latency_ms if result.estimate else None
+    if latency is None:
+        return "no estimate of its speed"
+    return f"estimated p50 {latency.low:.2g} to {latency.high:.2g} ms"
+
+
+def _against(ratio: Ratio) -> str:
+    shown = (
+        f"{ratio.value:.3g} times the chosen one's latency ({ratio.low:.3g} to {ratio.high:.3g})"
+    )
+    return shown if ratio.low > 1 else f"not measured faster: {shown}"

@@ -1,0 +1,57 @@
+"""Every candidate has the figure that decided about it, those that meet every limit too."""
+
+from __future__ import annotations
+
+from sdk.reasons import reason
+from sdk.select import Result, select
+from tests.test_select import LIMITS, result
+
+
+def reasons(*results: Result, limits: dict[str, float] | None = None) -> list[str]:
+    found = select(results, limits or LIMITS)
+    return [reason(one, found) for one in found.results]
+
+
+def test_the_chosen_one_is_the_fastest_and_others_are_told_by_how_much_they_are_not() -> None:
+    baseline, chosen = reasons(result("a-f32", 4), result("b-int8", 2))
+    assert chosen.startswith("the fastest: p50 2")
+    assert baseline.startswith("2 times the chosen one's latency (")
+
+
+def test_a_faster_one_that_breaks_a_limit_leaves_the_fastest_that_is_proven() -> None:
+    _, chosen, fast = reasons(
+        result("a-f32", 4), result("b-int8", 2), result("c-int8", 1, final=0.1)
+    )
+    assert chosen.startswith("the fastest that is proven to meet every limit: p50 2")
+    assert "accuracy_drop 0.1 > 0.02" in fast
+
+
+def test_a_baseline_that_nobody_is_measured_to_beat_says_so_of_the_others() -> None:
+    baseline, other = reasons(result("a-f32", 2.0), result("b-int8", 2.0, jitter=0.3))
+    assert "p50" in baseline
+    assert other.startswith("not measured faster: ")
+
+
+def test_without_a_device_the_estimate_is_what_decided() -> None:
+    limits = {"size_mib": 5.0}
+    one, other = reasons(
+        result("a-f32", estimate_ms=8.0), result("b-int8", estimate_ms=2.0), limits=limits
+    )
+    assert one == "estimated p50 2 to 32 ms"
+    assert other == "estimated p50 0.5 to 8 ms"
+
+
+def test_without_any_figure_that_is_said() -> None:
+    assert reasons(result("a-f32"), limits={"size_mib": 5.0}) == ["no estimate of its speed"]
+
+
+def test_what_failed_keeps_its_own_reason() -> None:
+    _, failed = reasons(
+        result("a-f32", 4), result("b-int8", status="failed", reason="no such thing")
+    )
+    assert failed == "no such thing"
+
+
+def test_where_nobody_is_chosen_the_broken_limits_are_the_reasons() -> None:
+    (told,) = reasons(result("a-f32", 4), limits={"latency_p50_ms": 1.0})
+    assert told.startswith("latency_p50_ms 4")
