@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from agent.errors import CaptureError
 from agent.manifest import Signature, TensorSpec
 from agent.tensors import Array
-from sdk.capture.cost import onnx_costs
+from sdk.capture.graph import activation_bytes, costs, onnx_graph
 from sdk.project import Project
 from targets.interface import Program
 
@@ -74,15 +74,21 @@ class OnnxOriginal:
         onnx.save(
             self._model, str(path), save_as_external_data=external, location="program.onnx.data"
         )
-        opt = {name: bounds[1] for name, bounds in self.dims.items()}
-        weights = self._model.graph.initializer
+        at_opt, at_max = (
+            onnx_graph(self._model, {name: bounds[place] for name, bounds in self.dims.items()})
+            for place in (1, 2)
+        )
+        used = set(_names_read(self._model.graph))
+        weights = [tensor for tensor in self._model.graph.initializer if tensor.name in used]
         return Program(
             kind="onnx",
             path=path,
             signature=Signature(inputs=self.inputs, outputs=self._outputs(), dims=self.dims),
             digest=hashlib.sha256(self._model.SerializeToString(deterministic=True)).hexdigest(),
-            costs=onnx_costs(self._model, opt),
+            costs=costs(at_opt),
             weight_bytes=sum(onnx.numpy_helper.to_array(tensor).nbytes for tensor in weights),
+            activation_bytes=activation_bytes(at_opt),
+            activation_bytes_at_max=activation_bytes(at_max),
             custom_ops=tuple(
                 sorted(
                     {
@@ -140,6 +146,15 @@ class OnnxOriginal:
 
     def _outputs(self) -> tuple[TensorSpec, ...]:
         return tuple(_spec(value) for value in self._model.graph.output)
+
+
+def _names_read(graph: Any) -> Iterator[str]:
+    """What the operators read, those in branches and loops included."""
+    for node in graph.node:
+        yield from node.input
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                yield from _names_read(inner)
 
 
 def _spec(value: Any) -> TensorSpec:
