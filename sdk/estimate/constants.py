@@ -44,6 +44,8 @@ class Constants:
 
     engines: Mapping[str, EngineConstants]
     """By the profile's word for the engine: cpu, gpu, npu, dla."""
+    least_fixed: Figure
+    """Of launches and requests, the share that the lower bound counts on."""
     stand_in: Figure
     """The interval is this much wider where another precision's peak stands in."""
     no_bandwidth: Figure

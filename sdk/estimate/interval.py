@@ -20,8 +20,3 @@ class Estimate:
 
     latency_ms: Interval | None
     peak_memory_bytes: Interval | None
-
-
-def around(value: float, spread: float) -> Interval:
-    """From `value / spread` to `value x spread`: errors of predictions are ratios."""
-    return Interval(value=value, low=value / spread, high=value * spread)

@@ -8,9 +8,11 @@ An operator that compilers fuse into its neighbour costs nothing (sdk/capture/gr
 
 from __future__ import annotations
 
+import dataclasses
+
 from profiles import Engine, Profile
 from sdk.estimate.constants import Constants, EngineConstants, OpClass
-from sdk.estimate.interval import Interval, around
+from sdk.estimate.interval import Interval
 from targets.interface import OpCost, Program, Recipe
 
 ELEMENT_BYTES = {
@@ -31,23 +33,25 @@ def latency_ms(
 ) -> Interval | None:
     """One request's latency; None where the profile has no rate at all for the engine.
 
-    The interval is the engine's own spread, times a factor for each thing that is not known.
+    The truth is expected within the engine's own spread, which grows by a factor for each thing
+    that is not known. The lower bound counts on caches that hold everything and on hardly any
+    fixed cost: it is there to disprove what cannot be.
     """
     engine = profile.engines.get(recipe.engine)
     own = constants.engines.get(recipe.engine)
     if engine is None or own is None or not program.costs:
         return None
     kernels = [cost for cost in program.costs if not cost.fused]
-    value, spread = own.request_ms.value, own.spread.value
-    stands_in = False
-    for cost in kernels:
-        precision = _precision(recipe, engine, cost)
-        peak, guessed = _peak(engine, precision)
-        if peak is None:
-            return None
-        stands_in |= guessed
-        value += _kernel_ms(cost, precision, peak, profile, own)
-    if stands_in:
+    rates = [_rate(recipe, engine, cost) for cost in kernels]
+    if not all(rate.gflops for rate in rates) or not engine.peak:
+        return None
+    times = [
+        _kernel_ms(cost, rate, profile, own) for cost, rate in zip(kernels, rates, strict=True)
+    ]
+    launch = own.launch_ms.value + own.launch_ms_per_core.value * (profile.cores or 0)
+    fixed = own.request_ms.value + launch * len(kernels)
+    spread = own.spread.value
+    if any(rate.stands_in for rate in rates):
         spread *= constants.stand_in.value
     if profile.bandwidth_gb_s is None:
         spread *= constants.no_bandwidth.value
@@ -55,7 +59,9 @@ def latency_ms(
         spread *= constants.dynamic_dims.value
     if any(cost.kind == "recurrent" for cost in kernels):
         spread *= constants.recurrent.value
-    return around(value, spread)
+    value = fixed + sum(max(compute, traffic) for compute, traffic in times)
+    least = constants.least_fixed.value * fixed + sum(compute for compute, _ in times)
+    return Interval(value=value, low=least / spread, high=value * spread)
 
 
 def op_class(cost: OpCost) -> OpClass:
@@ -83,30 +89,40 @@ def _precision(recipe: Recipe, engine: Engine, cost: OpCost) -> str:
     return precision
 
 
-def _peak(engine: Engine, precision: str) -> tuple[float | None, bool]:
-    """GFLOP/s for a precision, and whether another precision's figure stands in.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Rate:
+    """What one operator is computed in, and at how many GFLOP/s at most."""
+
+    precision: str
+    gflops: float
+    stands_in: bool
+    """Another precision's figure."""
+
+
+def _rate(recipe: Recipe, engine: Engine, cost: OpCost) -> _Rate:
+    """The dense peak for an operator; 0 where the engine has none at all.
 
     Where the precision has no figure, f32's stands in; where f32 has none, that of a narrower
     precision does, less what it gains by being narrower.
     """
+    precision = _precision(recipe, engine, cost)
     if precision in engine.peak:
-        return engine.peak[precision].value, False
+        return _Rate(precision=precision, gflops=engine.peak[precision].value, stands_in=False)
     if "f32" in engine.peak:
-        return engine.peak["f32"].value, True
+        return _Rate(precision=precision, gflops=engine.peak["f32"].value, stands_in=True)
     for other, figure in engine.peak.items():
         ratio = min(1.0, ELEMENT_BYTES[other] / ELEMENT_BYTES[precision])
-        return figure.value * ratio, True
-    return None, True
+        return _Rate(precision=precision, gflops=figure.value * ratio, stands_in=True)
+    return _Rate(precision=precision, gflops=0.0, stands_in=True)
 
 
 def _kernel_ms(
-    cost: OpCost, precision: str, peak: float, profile: Profile, own: EngineConstants
-) -> float:
-    efficiency = own.efficiency_of(op_class(cost), precision)
-    compute = cost.flops / (efficiency * peak * _PER_MS)
-    traffic = 0.0
-    if profile.bandwidth_gb_s is not None:
-        size = cost.bytes * ELEMENT_BYTES[precision] / ELEMENT_BYTES["f32"]
-        traffic = size / (own.bandwidth.value * profile.bandwidth_gb_s.value * _PER_MS)
-    launch = own.launch_ms.value + own.launch_ms_per_core.value * (profile.cores or 0)
-    return max(compute, traffic) + launch
+    cost: OpCost, rate: _Rate, profile: Profile, own: EngineConstants
+) -> tuple[float, float]:
+    """How long its arithmetic takes, and how long its memory traffic."""
+    efficiency = own.efficiency_of(op_class(cost), rate.precision)
+    compute = cost.flops / (efficiency * rate.gflops * _PER_MS)
+    if profile.bandwidth_gb_s is None:
+        return compute, 0.0
+    size = cost.bytes * ELEMENT_BYTES[rate.precision] / ELEMENT_BYTES["f32"]
+    return compute, size / (own.bandwidth.value * profile.bandwidth_gb_s.value * _PER_MS)
