@@ -9,7 +9,7 @@ TORCH_INDEX ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-COGGED := README.md docs/reference/cli.md docs/reference/project-file.md
+COGGED := README.md docs/reference/cli.md docs/reference/profiles.md docs/reference/project-file.md
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo test test-long check bench docs clean

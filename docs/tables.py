@@ -6,6 +6,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from profiles import Profile
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -15,6 +19,7 @@ VERBS = (
     "targets",
     "profiles list",
     "profiles show",
+    "profiles check",
     "profiles detect",
     "build",
     "bench",
@@ -68,33 +73,67 @@ def toolchains() -> str:
 
 
 def candidates() -> str:
-    """What each shipped profile's plan tries, and what it refuses at sight."""
-    from profiles import all_profiles
-    from targets import target
+    """What is tried on each target's default profile, and not refused at sight."""
+    from profiles import find
+    from targets import target, target_names
     from targets.interface import Request
 
     rows = []
-    for profile in sorted(all_profiles(()).values(), key=lambda p: (p.target, p.name)):
+    for name in target_names():
+        profile = find(target(name).DEFAULT_PROFILE, ())
         request = Request(profile=profile, program=None, has_data=True)
-        recipes = list(target(profile.target).recipes(request))
+        recipes = target(name).recipes(request)
         usable = [r for r in recipes if not r.needs_isa or set(r.needs_isa) & set(profile.isa)]
-        names = ", ".join(recipe.name.rsplit("-", 1)[0] for recipe in usable)
-        rows.append([profile.target, f"`{profile.name}`", names])
+        tried = ", ".join(recipe.name.rsplit("-", 1)[0] for recipe in usable)
+        rows.append([f"`{name}`", f"`{profile.name}`", tried])
     return table(["target", "profile", "candidates"], rows)
 
 
-def status() -> str:
-    """What was ever done on each device type, as its profile says."""
+def profiles() -> str:
+    """Every shipped profile: what its file says, and what was ever done on such a device."""
+    from sdk.report.profiles import evidence, size
+
+    rows = []
+    for p in _shipped():
+        bandwidth = f"{p.bandwidth_gb_s.value:g}" if p.bandwidth_gb_s else "-"
+        stacks = ", ".join(p.software) or "-"
+        names = [f"`{p.name}`", p.title, size(p.memory_bytes), bandwidth]
+        rows.append([p.target, *names, _peaks(p) or "-", stacks, evidence(p)])
+    header = ["target", "profile", "device", "memory", "GB/s", "dense peak rates", "software"]
+    return table([*header, "what was done on it"], rows)
+
+
+def evidence_by_target() -> str:
+    """Which profiles each target has, and on which of them anything was ever done."""
+    from sdk.report.profiles import evidence
+
+    rows = []
+    shipped = _shipped()
+    for name in sorted({p.target for p in shipped}):
+        mine = [p for p in shipped if p.target == name]
+        done = [f"`{p.name}`: {evidence(p)}" for p in mine if evidence(p) != "nothing"]
+        rows.append(
+            [f"`{name}`", ", ".join(f"`{p.name}`" for p in mine), "; ".join(done) or "nothing"]
+        )
+    return table(["target", "profiles", "what was done on such devices"], rows)
+
+
+def _shipped() -> list[Profile]:
     from profiles import all_profiles
 
-    profiles = sorted(all_profiles(()).values(), key=lambda p: (p.target, p.name))
-    rows = [
-        [f"`{p.name}`", p.title, *(p.status.get(k, "not tried") for k in _STATUS)] for p in profiles
+    return sorted(all_profiles(()).values(), key=lambda p: (p.target, p.name))
+
+
+def _peaks(profile: Profile) -> str:
+    from sdk.report.profiles import rate
+
+    engines = [
+        f"{name}: "
+        + ", ".join(f"{key} {rate(key, figure.value)}" for key, figure in engine.peak.items())
+        for name, engine in profile.engines.items()
+        if engine.peak
     ]
-    return table(["profile", "device", *_STATUS], rows)
-
-
-_STATUS = ("compiled", "emulated", "measured")
+    return "; ".join(engines)
 
 
 def help_of(verb: str) -> str:

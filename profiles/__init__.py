@@ -81,10 +81,13 @@ class Profile:
     """x86_64 or aarch64, on every system."""
     isa: tuple[str, ...]
     """Flags in our own lower-case words: avx2, avx512_vnni, amx_int8, dotprod, i8mm, ..."""
-    cores: int
+    cores: int | None
+    """None where the type is a card: its host's CPU is no part of it."""
     memory_bytes: int | None
-    """None where the type is sold with different amounts, or no source tells."""
+    """Of the memory that the engines compute from: the card's own where the type is a card. None
+    where the type is sold with different amounts, or no source tells."""
     bandwidth_gb_s: Figure | None
+    """Of the same memory."""
     engines: Mapping[str, Engine]
     status: Mapping[str, str]
     """What was ever done: compiled, emulated, measured -> when and by whom, or `not tried`."""
@@ -135,57 +138,14 @@ def parse(text: str, origin: str) -> Profile:
     return read(text, origin)
 
 
-def find(name: str, search: Sequence[Path]) -> Profile:
-    """The profile of this name, from the first folder that has it.
-
-    Args:
-        name: as `sdk profiles list` shows it.
-        search: folders that come before the package's own: the project's, then the user's.
+def load(file: Path) -> Profile:
+    """The profile in this file.
 
     Raises:
-        UsageError: there is none, it is malformed, or one folder has two files of the name.
+        UsageError: it cannot be read, is malformed, or is not called as its profile is.
     """
-    for folder in (*search, PACKAGE_FOLDER):
-        files = [file for file in _files(folder) if file.stem == name]
-        if len(files) > 1:
-            raise UsageError(
-                f"The profile {name!r} is there twice: {files[0]} and {files[1]}.",
-                cause="Profile names are unique across targets.",
-                remedy="Rename or remove one.",
-            )
-        if files:
-            return _load(files[0])
-    known = sorted(names(search))
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    raise UsageError(
-        f"There is no profile {name!r}; known are {', '.join(known)}.",
-        cause=f"Did you mean {close[0]!r}?" if close else "The name is misspelt.",
-        remedy="Use one of these, or this machine with: --profile host",
-    )
-
-
-def names(search: Sequence[Path]) -> set[str]:
-    """The names of all profiles, without reading them."""
-    return {file.stem for folder in (*search, PACKAGE_FOLDER) for file in _files(folder)}
-
-
-def all_profiles(search: Sequence[Path]) -> dict[str, Profile]:
-    """Every profile by name, sorted; where two folders have one name, the earlier folder wins.
-
-    Raises:
-        UsageError: one is malformed.
-    """
-    return {name: find(name, search) for name in sorted(names(search))}
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """`<folder>/NAME.toml` and `<folder>/TARGET/NAME.toml`."""
-    yield from sorted(folder.glob("*.toml"))
-    yield from sorted(folder.glob("*/*.toml"))
-
-
-def _load(file: Path) -> Profile:
-    origin = "package" if file.is_relative_to(PACKAGE_FOLDER) else str(file)
+    ours = file.resolve().is_relative_to(PACKAGE_FOLDER.resolve())
+    origin = "package" if ours else str(file)
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -202,3 +162,58 @@ def _load(file: Path) -> Profile:
             remedy=f"Rename the file to {profile.name}.toml, or correct the name.",
         )
     return dataclasses.replace(profile, origin=origin)
+
+
+def find(name: str, search: Sequence[Path]) -> Profile:
+    """The profile of this name, from the first folder that has it.
+
+    Args:
+        name: as `sdk profiles list` shows it.
+        search: folders that come before the package's own: the project's, then the user's.
+
+    Raises:
+        UsageError: there is none, it is malformed, or one folder has two files of the name.
+    """
+    for folder in (*search, PACKAGE_FOLDER):
+        found = [file for file in _files(folder) if file.stem == name]
+        if len(found) > 1:
+            raise UsageError(
+                f"The profile {name!r} is there twice: {found[0]} and {found[1]}.",
+                cause="Profile names are unique across targets.",
+                remedy="Rename or remove one.",
+            )
+        if found:
+            return load(found[0])
+    known = sorted(names(search))
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    raise UsageError(
+        f"There is no profile {name!r}; known are {', '.join(known)}.",
+        cause=f"Did you mean {close[0]!r}?" if close else "The name is misspelt.",
+        remedy="Use one of these, or this machine with: --profile host",
+    )
+
+
+def names(search: Sequence[Path]) -> set[str]:
+    """The names of all profiles, without reading them."""
+    return {file.stem for file in files(search)}
+
+
+def files(search: Sequence[Path]) -> Iterator[Path]:
+    """The files of all profiles, in the order of look-up, hidden ones included."""
+    for folder in (*search, PACKAGE_FOLDER):
+        yield from _files(folder)
+
+
+def all_profiles(search: Sequence[Path]) -> dict[str, Profile]:
+    """Every profile by name, sorted; where two folders have one name, the earlier folder wins.
+
+    Raises:
+        UsageError: one is malformed.
+    """
+    return {name: find(name, search) for name in sorted(names(search))}
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """`<folder>/NAME.toml` and `<folder>/TARGET/NAME.toml`."""
+    yield from sorted(folder.glob("*.toml"))
+    yield from sorted(folder.glob("*/*.toml"))

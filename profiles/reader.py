@@ -1,13 +1,11 @@
 """A profile's TOML -> Profile. Strict: an unknown key or word is an error with a did-you-mean.
 
-What contradicts itself is refused too, as far as the file alone can tell: a wrong profile makes
-wrong promises about every device of its type.
+What contradicts itself (`profiles.consistency`) is refused too.
 """
 
 from __future__ import annotations
 
 import difflib
-import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -17,21 +15,20 @@ from agent.errors import UsageError
 from agent.identity import ISA_WORDS
 from agent.versions import version_key
 from profiles import Engine, Figure, PowerMode, Profile, Stack
+from profiles.consistency import contradictions
 
 ENGINES = ("cpu", "gpu", "npu", "dla")
 PRECISIONS = ("f32", "tf32", "f16", "bf16", "int8", "fp8", "fp4")
 PLATFORMS = ("linux", "android", "ios", "windows", "macos")
 STATUS_KEYS = ("compiled", "emulated", "measured")
-ARITHMETIC = {
-    "bf16": ("avx512_bf16", "amx_bf16", "bf16"),
-    "f16": ("avx512_fp16", "amx_fp16", "fp16"),
-}
-"""Precision -> the flags of which a CPU needs one to compute in it at all."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _FIGURES = ("isa", "cores", "memory_bytes", "bandwidth_gb_s")
-_REQUIRED = ("name", "target", "title", "arch", "cores", "engines", "status", "match")
-_OPTIONAL = ("platform", "isa", "memory_bytes", "bandwidth_gb_s", "sm", "software", "power_modes")
+_REQUIRED = ("name", "target", "title", "arch", "engines", "status", "match")
+_OPTIONAL = (
+    *("platform", "isa", "cores", "memory_bytes", "bandwidth_gb_s", "sm"),
+    *("software", "power_modes"),
+)
 _KEYS = (*_REQUIRED, *_OPTIONAL)
 _CLOCKS = ("cores", "cpu_mhz", "gpu_mhz", "memory_mhz", "watts")
 _RUNTIMES = "software.runtimes."
@@ -45,6 +42,11 @@ _PATHS: dict[str, type] = {
     "identity.emulated": bool,
 }
 """Every path of a fingerprint -> what stands there."""
+_FORMS: dict[type, str] = {
+    str: "a string that is not empty",
+    int: "an integer",
+    bool: "true or false",
+}
 _OPERATORS: dict[type, tuple[str, ...]] = {
     str: ("min", "below"),
     int: ("min", "below"),
@@ -81,7 +83,7 @@ class _Reader:
             )
         arch = self._one_of(document["arch"], tuple(ISA_WORDS), "arch")
         isa, complete = self._isa(document.get("isa"), arch)
-        memory = document.get("memory_bytes")
+        cores, memory = document.get("cores"), document.get("memory_bytes")
         bandwidth = document.get("bandwidth_gb_s")
         profile = Profile(
             name=name,
@@ -92,7 +94,7 @@ class _Reader:
             arch=arch,
             isa=isa,
             isa_complete=complete,
-            cores=self._count(document["cores"], "cores"),
+            cores=None if cores is None else self._count(cores, "cores"),
             memory_bytes=None if memory is None else self._count(memory, "memory_bytes"),
             bandwidth_gb_s=None if bandwidth is None else self._figure(bandwidth, "bandwidth_gb_s"),
             engines=self._engines(document["engines"]),
@@ -107,8 +109,8 @@ class _Reader:
             },
             origin=self._origin,
         )
-        self._check_engines(profile)
-        self._check_match(profile)
+        for found in contradictions(profile):
+            raise self._error(found.path, found.what, found.cause, found.remedy)
         return profile
 
     def _isa(self, value: Any, arch: str) -> tuple[tuple[str, ...], bool]:
@@ -160,7 +162,9 @@ class _Reader:
         table = self._table(value, "sm")
         self._keys(table, ("value", "source"), ("value", "source"), "sm")
         self._text(table["source"], "sm.source")
-        if not isinstance(table["value"], str) or not re.fullmatch(r"\d+\.\d", table["value"]):
+        if not isinstance(table["value"], str) or not re.fullmatch(
+            r"[0-9]+\.[0-9]", table["value"]
+        ):
             raise self._wrong("sm.value", 'a compute capability like "8.7"', table["value"])
         return str(table["value"])
 
@@ -177,11 +181,16 @@ class _Reader:
             python = entry.get("python")
             stacks[name] = Stack(
                 name=name,
-                python=None if python is None else self._text(python, f"{path}.python"),
+                python=None if python is None else self._python(python, f"{path}.python"),
                 runtimes=runtimes,
                 source=self._text(entry["source"], f"{path}.source"),
             )
         return stacks
+
+    def _python(self, value: Any, path: str) -> str:
+        if not isinstance(value, str) or not re.fullmatch(r"3\.[0-9]{1,2}", value):
+            raise self._wrong(path, 'a version of Python like "3.10"', value)
+        return value
 
     def _power_modes(self, value: Any) -> dict[str, PowerMode]:
         modes = {}
@@ -190,8 +199,10 @@ class _Reader:
             self._keys(self._table(entry, path), ("source",), ("source", *_CLOCKS), path)
             for key in _CLOCKS:
                 number = entry.get(key, 1)
-                if isinstance(number, bool) or not isinstance(number, (int, float)) or number <= 0:
-                    raise self._wrong(f"{path}.{key}", "a number above 0", number)
+                kinds = (int, float) if key == "watts" else (int,)
+                if type(number) not in kinds or not 0 < number < 1e9:
+                    expected = "a number above 0" if key == "watts" else "a whole number above 0"
+                    raise self._wrong(f"{path}.{key}", expected, number)
             clocks = {key: entry[key] for key in _CLOCKS if key in entry}
             source = self._text(entry["source"], f"{path}.source")
             modes[name] = PowerMode(name=name, source=source, **clocks)
@@ -223,12 +234,17 @@ class _Reader:
             self._keys(condition, (), _OPERATORS[kind], where)
             if not condition:
                 raise self._wrong(where, "a value, a list or {min, below, has}", condition)
+            for operator in ("min", "below"):
+                if isinstance(condition.get(operator), list):
+                    raise self._wrong(f"{where}.{operator}", "one value", condition[operator])
         operands = condition.values() if isinstance(condition, dict) else [condition]
         single = str if kind is list else kind
         for operand in operands:
             for item in operand if isinstance(operand, list) else [operand]:
-                if type(item) is not single:
-                    raise self._wrong(where, f"of type {single.__name__}", item)
+                if type(item) is not single or not str(item).strip():
+                    raise self._wrong(where, _FORMS[single], item)
+        if condition == []:
+            raise self._wrong(where, "a list with a value", condition)
         if kind is list and not isinstance(condition, dict):
             raise self._wrong(where, "{ has = [words] }", condition)
 
@@ -236,58 +252,6 @@ class _Reader:
         table = self._texts(value, "status")
         self._keys(table, STATUS_KEYS, STATUS_KEYS, "status")
         return table
-
-    def _check_engines(self, profile: Profile) -> None:
-        for name, engine in profile.engines.items():
-            beyond = set(engine.peak) - set(engine.precisions or engine.peak)
-            if beyond:
-                raise self._error(
-                    f"engines.{name}.peak.{min(beyond)}",
-                    f"is given, but precisions are {', '.join(engine.precisions)}",
-                    "The figure is of another device, or a precision is missing.",
-                    "Correct one of them.",
-                )
-        if not profile.isa_complete:
-            return
-        for precision in profile.engines["cpu"].peak:
-            needed = ARITHMETIC.get(precision, ())
-            if needed and not set(needed) & set(profile.isa):
-                raise self._error(
-                    f"engines.cpu.peak.{precision}",
-                    f"is given, but isa, which is complete, has none of {', '.join(needed)}",
-                    "The figure is of another device, or a flag is missing.",
-                    "Remove the figure, or add the flag.",
-                )
-
-    def _check_match(self, profile: Profile) -> None:
-        """A predicate that no device of this profile could meet is a mistake."""
-        arch = profile.match.get("identity.arch", profile.arch)
-        if profile.arch not in (arch if isinstance(arch, list) else [arch]):
-            raise self._contradiction("identity.arch", arch, f"arch is {profile.arch!r}")
-        isa = profile.match.get("identity.isa", {}).get("has", [])
-        absent = set(isa if isinstance(isa, list) else [isa]) - set(profile.isa)
-        if absent:
-            raise self._contradiction(
-                "identity.isa", isa, f"isa lists no {', '.join(sorted(absent))}"
-            )
-        memory = profile.match.get("identity.memory_bytes")
-        bounds = memory if isinstance(memory, dict) else {}
-        low, high = bounds.get("min", 0), bounds.get("below", math.inf)
-        if low >= high:
-            raise self._contradiction("identity.memory_bytes", memory, "no number is in that range")
-        # A device reports less than is built in: firmware keeps some.
-        if profile.memory_bytes is not None and low > profile.memory_bytes:
-            raise self._contradiction(
-                "identity.memory_bytes", memory, f"memory_bytes is {profile.memory_bytes}"
-            )
-
-    def _contradiction(self, path: str, condition: Any, other: str) -> UsageError:
-        return self._error(
-            f"match.{path}",
-            f"is {condition!r}, but {other}",
-            "No device of this profile could meet the predicate.",
-            "Correct one of them.",
-        )
 
     def _figure(self, value: Any, path: str) -> Figure:
         table = self._table(value, path)

@@ -131,7 +131,8 @@ def profile_toml(profile: Profile) -> str:
         complete = "true" if profile.isa_complete else "false"
         value = f"value = {_value(list(profile.isa))}, complete = {complete}"
         lines.append(f"isa = {{ {value}, source = {_string(sources.get('isa', 'not told'))} }}")
-    lines.append(_sourced("cores", profile.cores, sources.get("cores", "not told")))
+    if profile.cores is not None:
+        lines.append(_sourced("cores", profile.cores, sources.get("cores", "not told")))
     if profile.memory_bytes is not None:
         source = sources.get("memory_bytes", "not told")
         lines.append(_sourced("memory_bytes", profile.memory_bytes, source))

@@ -124,25 +124,37 @@ _name = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,20}", fullmatch=True).filter(lambd
 _figures = st.builds(Figure, value=st.floats(1e-6, 1e15), source=_text)
 
 
-def _engine(name: str, precisions: list[str]) -> st.SearchStrategy[Engine]:
-    peak = st.dictionaries(st.sampled_from(precisions), _figures)
-    return st.builds(Engine, name=st.just(name), title=_text, peak=peak)
+@st.composite
+def _engine(draw: st.DrawFn, name: str, precisions: list[str]) -> Engine:
+    peak = draw(st.dictionaries(st.sampled_from(precisions), _figures)) if precisions else {}
+    known: tuple[str, ...] = ()
+    if precisions and draw(st.booleans()):
+        more = draw(st.sets(st.sampled_from(precisions), min_size=0 if peak else 1))
+        known = tuple(sorted(more | set(peak)))
+    source = draw(_text) if known else ""
+    return Engine(
+        name=name, title=draw(_text), peak=peak, precisions=known, precisions_source=source
+    )
 
 
 def _stack(name: str) -> st.SearchStrategy[Stack]:
     runtimes = st.dictionaries(_text, st.sampled_from(["1.0", "10.3.0"]), max_size=2)
     return st.builds(
-        Stack, name=st.just(name), python=st.none() | _text, runtimes=runtimes, source=_text
+        Stack,
+        name=st.just(name),
+        python=st.none() | st.sampled_from(["3.8", "3.10", "3.12"]),
+        runtimes=runtimes,
+        source=_text,
     )
 
 
-def _mode(name: str) -> st.SearchStrategy[PowerMode]:
+def _mode(name: str, cores: int | None) -> st.SearchStrategy[PowerMode]:
     clock = st.none() | st.integers(1, 10_000)
     return st.builds(
         PowerMode,
         name=st.just(name),
         source=_text,
-        cores=clock,
+        cores=st.none() | st.integers(1, cores) if cores else st.none(),
         cpu_mhz=clock,
         gpu_mhz=clock,
         memory_mhz=clock,
@@ -153,16 +165,19 @@ def _mode(name: str) -> st.SearchStrategy[PowerMode]:
 @st.composite
 def _profiles(draw: st.DrawFn) -> Profile:
     arch = draw(st.sampled_from(sorted(ISA_WORDS)))
-    isa = tuple(sorted(draw(st.sets(st.sampled_from(ISA_WORDS[arch])))))
+    cores = draw(st.none() | st.integers(1, 1000))  # without, it is a card's profile
+    isa = tuple(sorted(draw(st.sets(st.sampled_from(ISA_WORDS[arch]))))) if cores else ()
     memory = draw(st.none() | st.integers(1, 1 << 50))
-    sm = draw(st.none() | st.just("8.7"))
-    sourced = ["isa", "cores", *(["memory_bytes"] if memory else []), *(["sm"] if sm else [])]
+    names = {"cpu", *draw(st.sets(st.sampled_from(ENGINES))), *([] if cores else ["gpu"])}
+    sm = draw(st.none() | st.sampled_from(["7.5", "8.7", "11.0"])) if "gpu" in names else None
+    told = {"isa": cores, "cores": cores, "memory_bytes": memory, "sm": sm}
     predicate: dict[str, Any] = {"identity.arch": draw(st.sampled_from([arch, [arch, "other"]]))}
     predicate |= draw(
         st.fixed_dictionaries(
             {},
             optional={
-                "identity.soc": _text | st.lists(_text),
+                "identity.soc": _text | st.lists(_text, min_size=1),
+                "identity.sm": st.just(sm or "8.0") | st.just([sm or "8.0", "9.9"]),
                 "identity.isa": st.just({"has": list(isa)}),
                 "identity.emulated": st.booleans(),
                 "software.jetpack": st.fixed_dictionaries({"min": _text, "below": _text}),
@@ -170,8 +185,12 @@ def _profiles(draw: st.DrawFn) -> Profile:
             },
         )
     )
-    names = {"cpu", *draw(st.sets(st.sampled_from(ENGINES)))}
-    precisions = {name: list(PRECISIONS) if name != "cpu" else ["f32", "int8"] for name in names}
+    old = {"7.5": ["f32", "f16", "int8"], "8.7": ["f32", "tf32", "f16", "bf16", "int8"]}
+    precisions = {name: list(PRECISIONS) for name in names}
+    precisions["cpu"] = ["f32", "int8"] if cores else []
+    if sm in old:
+        precisions["gpu"] = old[sm]
+    modes = draw(st.sets(_text, max_size=2))
     return Profile(
         name=draw(_name),
         target=draw(_text),
@@ -180,16 +199,16 @@ def _profiles(draw: st.DrawFn) -> Profile:
         platform=draw(st.sampled_from(PLATFORMS)),
         arch=arch,
         isa=isa,
-        isa_complete=draw(st.booleans()),
-        cores=draw(st.integers(1, 1000)),
+        isa_complete=draw(st.booleans()) if cores else False,
+        cores=cores,
         memory_bytes=memory,
         bandwidth_gb_s=draw(st.none() | _figures),
         engines={name: draw(_engine(name, precisions[name])) for name in sorted(names)},
         sm=sm,
         software={name: draw(_stack(name)) for name in draw(st.sets(_text, max_size=2))},
-        power_modes={name: draw(_mode(name)) for name in draw(st.sets(_text, max_size=2))},
+        power_modes={name: draw(_mode(name, cores)) for name in modes},
         status={key: draw(_text) for key in STATUS_KEYS},
-        sources={key: draw(_text) for key in sourced},
+        sources={key: draw(_text) for key, value in told.items() if value},
         origin="a test",
     )
 

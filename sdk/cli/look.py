@@ -1,28 +1,18 @@
-"""Verbs that only look: `doctor`, `targets`, `profiles`, `history`."""
+"""Verbs that only look: `doctor`, `targets`, `history`."""
 
 from __future__ import annotations
 
-import dataclasses
 import platform
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sdk.cli.output import err_console, out_console, print_json
+from sdk.cli.output import out_console, print_json
 
 DOCTOR_EXAMPLE = "Example: sdk doctor"
 TARGETS_EXAMPLE = "Example: sdk targets"
 HISTORY_EXAMPLE = "Example: sdk history --model digits --limit 5"
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-ProjectFolder = Annotated[Path, typer.Option("--project", help="Its own profiles come first.")]
-
-profiles_app = typer.Typer(
-    help="Device types: list them, show one, detect this machine's.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    epilog="Example: sdk profiles show core-ultra-155h",
-)
 
 
 def doctor(json: Json = False) -> None:
@@ -58,64 +48,6 @@ def targets(json: Json = False) -> None:
         out_console().print(
             f"{row['name']:12} {row['title']} (default profile {row['profile']})", markup=False
         )
-
-
-@profiles_app.command("list", epilog="Example: sdk profiles list")
-def list_profiles(project: ProjectFolder = Path(), json: Json = False) -> None:
-    """All profiles: the project's, the user's, the package's."""
-    from profiles import all_profiles
-    from sdk.project import profile_folders
-
-    found = all_profiles(profile_folders(project))
-    if json:
-        print_json([{"name": p.name, "target": p.target, "title": p.title} for p in found.values()])
-        return
-    for entry in sorted(found.values(), key=lambda profile: (profile.target, profile.name)):
-        out_console().print(f"{entry.target:12} {entry.name:24} {entry.title}", markup=False)
-
-
-@profiles_app.command("show", epilog="Example: sdk profiles show core-ultra-155h")
-def show_profile(
-    name: Annotated[str, typer.Argument(help="A profile's name, or `host`.")],
-    project: ProjectFolder = Path(),
-    json: Json = False,
-) -> None:
-    """One profile: its engines, memory and rates, each figure with its source."""
-    from sdk.conductor import find_profile
-    from sdk.detect import profile_toml
-    from sdk.folders import cache_folder
-
-    target = name.removesuffix("-host") if name.endswith("-host") else "intel"
-    profile = find_profile(target, name, project, cache_folder())
-    if json:
-        print_json(profile)
-    else:
-        out_console().print(profile_toml(profile), markup=False, soft_wrap=True, end="")
-
-
-@profiles_app.command("detect", epilog="Example: sdk profiles detect --out profiles/mine.toml")
-def detect_profile(
-    target: Annotated[str, typer.Option("--target", "-t")] = "intel",
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Write it there; stdout otherwise.")
-    ] = None,
-    json: Json = False,
-) -> None:
-    """This machine as a profile: CPU, ISA flags, cores, memory, measured bandwidth and peak."""
-    from agent.files import write_atomic
-    from sdk.detect import detect, profile_toml
-    from sdk.folders import cache_folder
-
-    with err_console().status("measuring bandwidth and peak"):
-        profile = detect(target, cache_folder())
-    if json:
-        print_json(profile)
-    elif out is None:
-        out_console().print(profile_toml(profile), markup=False, soft_wrap=True, end="")
-    else:
-        named = dataclasses.replace(profile, name=out.stem)  # a file is called as its profile is
-        write_atomic(out, profile_toml(named).encode())
-        err_console().print(f"written to {out}", markup=False)
 
 
 def history(
