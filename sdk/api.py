@@ -39,6 +39,7 @@ def build(
     out: str | Path = "build",
     jobs: int = 1,
     fresh: bool = False,
+    prune: bool = True,
     on_event: OnEvent = ignore,
 ) -> Summary:
     """Build a project: the same as `sdk build`.
@@ -51,6 +52,7 @@ def build(
         out: where `<model>/<profile>/` goes.
         jobs: how many lowerings run side by side; measuring always runs alone.
         fresh: ignore the cache.
+        prune: leave out candidates that cannot meet a limit even at the best of their estimate.
         on_event: called with each `sdk.events.Event`.
 
     Raises:
@@ -64,6 +66,7 @@ def build(
         out=Path(out),
         jobs=jobs,
         fresh=fresh,
+        prune=prune,
     )
     summary = conductor.build(Path(project), options, on_event)
     write_atomic(Path(out) / summary.model / "report.html", render(summary).encode())

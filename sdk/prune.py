@@ -1,9 +1,9 @@
 """What is not worth building: candidates whose estimate breaks a limit even at its best. Pure.
 
-A candidate is pruned only where the favourable bound of its estimate is over an absolute limit on
+A candidate is pruned only where the favourable bound of its estimate breaks an absolute limit on
 size, memory, latency or throughput. Nothing is pruned because another one looks better: the fastest
-by estimate is often not the fastest. And while a limit is relative to the baseline, no f32 candidate
-is pruned, since one of them is the baseline.
+by estimate is often not the fastest. And while a limit is relative to the baseline, no f32
+candidate is pruned, since one of them is the baseline.
 """
 
 from __future__ import annotations

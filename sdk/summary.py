@@ -99,6 +99,8 @@ class ProfileSummary:
     """The chosen variant's folder, relative to the summary's."""
     ladder: tuple[str, ...]
     candidates: tuple[CandidateSummary, ...]
+    notes: tuple[str, ...] = ()
+    """What a person should know beside the verdicts, such as what pruning would have cost."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -146,6 +148,7 @@ def summarise(
                 variant=None,
                 ladder=tuple(rung.candidate.identifier for rung in selection.ladder),
                 candidates=tuple(_candidate(r, captured) for r in selection.results),
+                notes=selection.notes,
             )
             for assignment, selection in zip(assignments, selections, strict=True)
         ),

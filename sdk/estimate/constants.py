@@ -147,6 +147,9 @@ DEFAULT = Constants(
             spread=8.0,
         ),
     },
+    least_fixed=Figure(
+        value=0.1, source="assumption: a tiny kernel takes well under a microsecond on a CPU"
+    ),
     stand_in=Figure(
         value=2.0, source="assumption: one precision is 2 to 4 times as fast as another"
     ),

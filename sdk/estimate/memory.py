@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from profiles import Profile
-from sdk.estimate.constants import Constants
+from sdk.estimate.constants import DEFAULT, Constants
 from sdk.estimate.interval import Interval
 from sdk.estimate.latency import ELEMENT_BYTES
 from targets.interface import Program, Recipe
@@ -31,7 +31,7 @@ def peak_memory_bytes(
     return Interval(value=int(value), low=int(low), high=int(high))
 
 
-def file_bytes(program: Program, recipe: Recipe, constants: Constants) -> Interval:
+def file_bytes(program: Program, recipe: Recipe, constants: Constants = DEFAULT) -> Interval:
     """The size of the variant's files: the weights in their precision, and the graph.
 
     `low` is half the weights: some may be folded away or stored more narrowly than the recipe says.
