@@ -43,6 +43,7 @@ def build(
     out: str | Path = "build",
     jobs: int = 1,
     fresh: bool = False,
+    prune: bool = True,
     on_event: OnEvent = ignore,
 ) -> Summary:
     """Build a project: the same as `sdk build`.
@@ -55,6 +56,7 @@ def build(
         out: where `<model>/<profile>/` goes.
         jobs: how many lowerings run side by side; measuring always runs alone.
         fresh: ignore the cache.
+        prune: leave out candidates that cannot meet a limit even at the best of their estimate.
         on_event: called with each `sdk.events.Event`.
 
     Raises:
@@ -68,6 +70,7 @@ def build(
         out=Path(out),
         jobs=jobs,
         fresh=fresh,
+        prune=prune,
     )
     summary = conductor.build(Path(project), options, on_event)
     write_page(summary, Path(out) / summary.model / "report.html")

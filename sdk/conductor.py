@@ -26,6 +26,7 @@ from sdk.output import Output, write_output
 from sdk.plan import Assignment, Candidate, Planned, plan
 from sdk.project import Project, profile_folders
 from sdk.project_reader import load_project
+from sdk.prune import audit, with_disproofs
 from sdk.select import Result, Selection, select
 from sdk.steps.capture import Captured, capture
 from sdk.steps.lower import Lowering, lower
@@ -49,6 +50,8 @@ class Options:
     out: Path = Path("build")
     jobs: int = 1
     fresh: bool = False
+    prune: bool = True
+    """Leave out candidates that cannot meet a limit even at the best of their estimate."""
 
 
 def build(project_path: Path, options: Options, on_event: OnEvent) -> Summary:
@@ -68,9 +71,9 @@ def build(project_path: Path, options: Options, on_event: OnEvent) -> Summary:
         runner = Runner(project, cache, workers, device, fresh=options.fresh, on_event=on_event)
         captured = capture(runner)
         planned = [_planned(project, item, captured, runner) for item in assignments]
-        built = _lower_all(planned, captured, runner, options.jobs)
+        built = _lower_all(planned, captured, runner, options)
         selections = [
-            _prove_and_select(item, own, built, captured, runner)
+            _prove_and_select(item, own, built, captured, runner, options)
             for item, own in zip(assignments, planned, strict=True)
         ]
         summary = summarise(
@@ -177,19 +180,22 @@ def _planned(
         has_data=bool(captured.samples.get("calibration")),
     )
     toolchains = {name: toolchain(name) for name in toolchain_names()}
-    return plan(project.model.name, target(item.target), request, toolchains, runner.availability)
+    planned = plan(
+        project.model.name, target(item.target), request, toolchains, runner.availability
+    )
+    return with_disproofs(planned, captured.program, item.limits)
 
 
 def _lower_all(
-    planned: Sequence[Sequence[Planned]], captured: Captured, runner: Runner, jobs: int
+    planned: Sequence[Sequence[Planned]], captured: Captured, runner: Runner, options: Options
 ) -> dict[str, Lowering]:
     """Lower every recipe once, whichever profiles want it; recipe digest -> outcome."""
     wanted: dict[str, Candidate] = {}
     for entry in (entry for own in planned for entry in own):
-        if entry.refusal is None:
+        if entry.refusal is None and not (options.prune and entry.disproof):
             wanted.setdefault(entry.candidate.recipe.digest, entry.candidate)
     done: dict[str, Lowering] = {}
-    with concurrent.futures.ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
+    with concurrent.futures.ThreadPoolExecutor(max_workers=max(1, options.jobs)) as pool:
         futures = {
             pool.submit(lower, runner, candidate.recipe, captured): digest
             for digest, candidate in wanted.items()
@@ -210,10 +216,13 @@ def _prove_and_select(
     built: Mapping[str, Lowering],
     captured: Captured,
     runner: Runner,
+    options: Options,
 ) -> Selection:
-    results = [_result(entry, item, built, captured, runner) for entry in planned]
+    results = [_result(entry, item, built, captured, runner, options) for entry in planned]
     measured = measure(runner, item.profile, results, built, captured, item.limits)
-    return operators(runner, select(measured, item.limits), built, captured)
+    selection = operators(runner, select(measured, item.limits), built, captured)
+    cost = None if options.prune else audit(planned, selection.results)
+    return dataclasses.replace(selection, notes=(cost,) if cost else ())
 
 
 def _result(
@@ -222,6 +231,7 @@ def _result(
     built: Mapping[str, Lowering],
     captured: Captured,
     runner: Runner,
+    options: Options,
 ) -> Result:
     predicted = estimate(captured.program, item.profile, entry.candidate.recipe)
     if entry.refusal is not None:
@@ -230,6 +240,14 @@ def _result(
             status="refused",
             step="plan",
             reason=entry.refusal,
+            estimate=predicted,
+        )
+    if options.prune and entry.disproof is not None:
+        return Result(
+            candidate=entry.candidate,
+            status="pruned",
+            step="estimate",
+            reason=entry.disproof,
             estimate=predicted,
         )
     lowering = built[entry.candidate.recipe.digest]
@@ -268,7 +286,7 @@ def _stopping(workers: Workers) -> Iterator[None]:
 def exit_error(summary: Summary, *, strict: bool) -> LimitError | ToolchainError | None:
     """What the build's exit code should say: the gravest, no toolchain before an unmet limit."""
     for result in summary.results:
-        if not any(candidate.status == "built" for candidate in result.candidates):
+        if not any(candidate.status in ("built", "pruned") for candidate in result.candidates):
             return ToolchainError(
                 f"No toolchain of {result.target} can lower {summary.model} for {result.profile}.",
                 cause="Every candidate was refused or failed; the table names the reason of each.",

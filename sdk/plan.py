@@ -39,6 +39,8 @@ class Planned:
 
     candidate: Candidate
     refusal: str | None
+    disproof: str | None = None
+    """The limit that the estimate says it cannot meet even at best (sdk/prune.py)."""
 
 
 def plan(

@@ -83,6 +83,8 @@ class Selection:
     ladder: tuple[Result, ...]
     results: tuple[Result, ...]
     """All candidates, judged, with their roles, in the plan's order."""
+    notes: tuple[str, ...] = ()
+    """What a person should know beside the verdicts."""
 
 
 def select(results: Sequence[Result], limits: Mapping[str, float]) -> Selection:

@@ -150,6 +150,8 @@ class ProfileSummary:
     limits: dict[str, float] | None = None
     baseline: str | None = None
     """The candidate that ratios and reductions are relative to."""
+    notes: tuple[str, ...] = ()
+    """What a person should know beside the verdicts, such as what pruning would have cost."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -218,6 +220,7 @@ def _profile(assignment: Assignment, selection: Selection, captured: Captured) -
         match=dict(profile.match),
         limits=dict(assignment.limits),
         baseline=baseline.candidate.identifier if baseline else None,
+        notes=selection.notes,
     )
 
 

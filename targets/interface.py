@@ -32,7 +32,21 @@ class OpCost:
     flops: int
     """2 x multiply-accumulates for matmul, conv and recurrent; one per output element otherwise."""
     bytes: int
-    """Inputs, weights and outputs."""
+    """Inputs, weights and outputs; 4 for each element, whatever its type."""
+    weight_bytes: int = 0
+    """Of `bytes`, those of weights and other constants."""
+    output_bytes: int = 0
+    """Of `bytes`, those that are written."""
+    depthwise: bool = False
+    """A convolution in which every channel is on its own: much memory, little arithmetic."""
+    fused: bool = False
+    """Compilers leave no kernel of its own: a view, a constant, or an element-wise operator that
+    is computed where its input is made (sdk/capture/graph.py has the rule)."""
+
+    @property
+    def input_bytes(self) -> int:
+        """Of `bytes`, those that other operators made."""
+        return self.bytes - self.weight_bytes - self.output_bytes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,6 +61,12 @@ class Program:
     digest: str
     costs: tuple[OpCost, ...]
     weight_bytes: int
+    """Of the weights that the graph uses, each once, in the precision they were given in."""
+    activation_bytes: int = 0
+    """The most that is alive at one time between operators at the dims' `opt`, 4 bytes an element,
+    if buffers are reused as soon as nobody reads them any more. 0: not known."""
+    activation_bytes_at_max: int = 0
+    """The same at the dims' `max`."""
     custom_ops: tuple[str, ...] = ()
     """Operators outside the standard sets, such as `mylib::swish`."""
     source: str | None = None

@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 
 from agent.manifest import Signature
 from profiles import Engine, Figure, Profile, all_profiles, find
-from sdk.estimate import Estimate, Interval, estimate
+from sdk.estimate import Estimate, Interval, estimate, file_bytes
+from sdk.estimate.constants import DEFAULT, EngineConstants
 from targets import intel, mobile, target
 from targets.interface import OpCost, Program, Recipe, Request
 
 MIB = 1 << 20
 
 
-def _program(costs: list[OpCost], weight_bytes: int = 4 * MIB) -> Program:
+def _program(costs: list[OpCost], weight_bytes: int = 4 * MIB, **fields: Any) -> Program:
     return Program(
         kind="exported",
         path=Path("program.pt2"),
@@ -27,6 +28,7 @@ def _program(costs: list[OpCost], weight_bytes: int = 4 * MIB) -> Program:
         digest="0" * 64,
         costs=tuple(costs),
         weight_bytes=weight_bytes,
+        **fields,
     )
 
 
@@ -50,7 +52,11 @@ _costs = st.lists(
         op=st.just("aten.linear.default"),
         kind=st.sampled_from(["matmul", "conv", "recurrent", "other"]),
         flops=st.integers(0, 10**12),
-        bytes=st.integers(0, 10**9),
+        bytes=st.integers(10**6, 10**9),
+        weight_bytes=st.integers(0, 10**5),
+        output_bytes=st.integers(0, 10**5),
+        depthwise=st.booleans(),
+        fused=st.booleans(),
     ),
     min_size=1,
     max_size=5,
@@ -146,10 +152,213 @@ def test_a_faster_engine_is_never_slower(
 
 def test_an_operator_takes_the_slower_of_arithmetic_and_memory() -> None:
     profile = find("core-ultra-155h", ())
+    own = DEFAULT.engines["cpu"]
+    fixed = own.request_ms.value + own.launch_ms.value + 16 * own.launch_ms_per_core.value
     compute = _latency(_program([_cost(10**10)]), profile, _recipe("f32"))
     traffic = _latency(_program([_cost(1, size=10**9)]), profile, _recipe("f32"))
-    assert compute.value == pytest.approx(10**10 / (0.5 * 482e6), rel=0.01)
-    assert traffic.value == pytest.approx(10**9 / (0.7 * 119.5e6), rel=0.01)
+    share = own.efficiency_of("conv", "f32")
+    assert compute.value == pytest.approx(10**10 / (share * 482e6) + fixed)
+    assert traffic.value == pytest.approx(10**9 / (own.bandwidth.value * 119.5e6) + fixed)
+
+
+def test_narrower_numbers_make_less_traffic() -> None:
+    profile, program = find("core-ultra-155h", ()), _program([_cost(0, size=10**9)])
+    own = DEFAULT.engines["cpu"]
+    fixed = own.request_ms.value + own.launch_ms.value + 16 * own.launch_ms_per_core.value
+    wide, half, quarter = (
+        _latency(program, profile, _recipe(precision)).value - fixed
+        for precision in ("f32", "f16", "int8")
+    )
+    assert wide == pytest.approx(2 * half)
+    assert wide == pytest.approx(4 * quarter)
+
+
+def test_what_is_fused_costs_nothing() -> None:
+    profile = find("core-ultra-155h", ())
+    fused = dataclasses.replace(_cost(10**6, kind="other"), fused=True)
+    alone = _latency(_program([_cost(10**9)]), profile, _recipe("f32"))
+    assert _latency(_program([_cost(10**9), fused, fused]), profile, _recipe("f32")) == alone
+
+
+def test_the_lower_bound_counts_on_caches_and_cheap_launches() -> None:
+    profile, own = find("core-ultra-155h", ()), DEFAULT.engines["cpu"]
+    streaming = _latency(_program([_cost(1, size=10**9)] * 10), profile, _recipe("f32"))
+    launches = 10 * (own.launch_ms.value + 16 * own.launch_ms_per_core.value)
+    assert streaming.low < launches < streaming.value / own.spread.value
+    busy = _latency(_program([_cost(10**11)]), profile, _recipe("f32"))
+    assert busy.low == pytest.approx(busy.value / own.spread.value, rel=0.01)
+
+
+def test_many_small_kernels_cost_their_launches() -> None:
+    profile, kernels = find("core-ultra-155h", ()), [_cost(1)] * 100
+    own = DEFAULT.engines["cpu"]
+    found = _latency(_program(kernels), profile, _recipe("f32"))
+    assert found.value >= 100 * own.launch_ms.value
+
+
+def test_depthwise_reaches_less_of_the_peak() -> None:
+    profile = find("core-ultra-155h", ())
+    depthwise = dataclasses.replace(_cost(10**9), depthwise=True)
+    slow = _latency(_program([depthwise]), profile, _recipe("f32"))
+    assert slow.value > _latency(_program([_cost(10**9)]), profile, _recipe("f32")).value
+
+
+PRECISIONS = {
+    # recipe's precision, options, quantisation, operator kind -> GFLOP/s it is computed at
+    "f32 on a GPU is TF32": ("f32", {}, None, "conv", 8000),
+    "unless TensorRT is told not to": ("f32", {"builder": {"tf32": False}}, None, "conv", 2000),
+    "and it is so where it is said": ("f32", {"builder": {"tf32": True}}, None, "conv", 8000),
+    "f16": ("f16", {}, None, "conv", 16000),
+    "f16 stored, f32 computed": (
+        "f16", {"INFERENCE_PRECISION_HINT": "f32"}, None, "conv", 8000,
+    ),
+    "int8": ("int8", {}, {"method": "static"}, "conv", 32000),
+    "on the fly only products are int8": ("int8", {}, {"method": "dynamic"}, "matmul", 32000),
+    "and convolutions are not": ("int8", {}, {"method": "dynamic"}, "conv", 8000),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PRECISIONS.values(), ids=PRECISIONS)
+def test_each_operator_is_computed_in_its_own_precision(case: Any) -> None:
+    precision, options, quantisation, kind, gflops = case
+    peak = {"f32": 2000.0, "tf32": 8000.0, "f16": 16000.0, "int8": 32000.0}
+    figures = {name: Figure(value=value, source="a test") for name, value in peak.items()}
+    profile = dataclasses.replace(
+        find("core-ultra-155h", ()),
+        engines={"gpu": Engine(name="gpu", title="", peak=figures)},
+    )
+    recipe = _recipe(precision, engine="gpu", options=options, quantisation=quantisation)
+    share = {"*": Figure(value=0.5, source="a test")}
+    constants = dataclasses.replace(
+        DEFAULT,
+        engines={
+            "gpu": dataclasses.replace(
+                DEFAULT.engines["gpu"], efficiency=dict.fromkeys(("conv", "matmul"), share)
+            )
+        },
+    )
+    own = constants.engines["gpu"]
+    program = _program([_cost(10**11, kind=kind)])
+    found = estimate(program, profile, recipe, constants).latency_ms
+    assert found is not None
+    fixed = own.request_ms.value + own.launch_ms.value
+    assert found.value == pytest.approx(10**11 / (0.5 * gflops * 1e6) + fixed)
+
+
+def _width(interval: Interval) -> float:
+    return interval.high / interval.low
+
+
+def _without_bandwidth(profile: Profile, program: Program) -> tuple[Profile, Program]:
+    return dataclasses.replace(profile, bandwidth_gb_s=None), program
+
+
+def _stand_in(profile: Profile, program: Program) -> tuple[Profile, Program]:
+    cpu = profile.engines["cpu"]
+    peak = {"f32": cpu.peak["f32"]}
+    engines = {"cpu": dataclasses.replace(cpu, peak=peak)}
+    return dataclasses.replace(profile, engines=engines), program
+
+
+def _dynamic(profile: Profile, program: Program) -> tuple[Profile, Program]:
+    signature = Signature(inputs=(), outputs=(), dims={"batch": (1, 1, 8)})
+    return profile, dataclasses.replace(program, signature=signature)
+
+
+def _recurrent(profile: Profile, program: Program) -> tuple[Profile, Program]:
+    more = _cost(10**6, kind="recurrent")
+    return profile, dataclasses.replace(program, costs=(*program.costs, more))
+
+
+UNKNOWNS = {
+    "no bandwidth": _without_bandwidth,
+    "another precision's peak": _stand_in,
+    "dims that vary": _dynamic,
+    "recurrent layers": _recurrent,
+}
+
+
+@pytest.mark.parametrize("forget", UNKNOWNS.values(), ids=UNKNOWNS)
+def test_what_is_not_known_widens_the_interval(forget: Any) -> None:
+    profile, program, recipe = find("core-ultra-155h", ()), _program([_cost(10**9)]), "int8"
+    known = _latency(program, profile, _recipe(recipe))
+    profile, program = forget(profile, program)
+    assert _width(_latency(program, profile, _recipe(recipe))) > 1.5 * _width(known)
+
+
+def test_a_dim_that_does_not_vary_is_known() -> None:
+    profile, program = find("core-ultra-155h", ()), _program([_cost(10**9)])
+    fixed = dataclasses.replace(
+        program, signature=Signature(inputs=(), outputs=(), dims={"batch": (1, 1, 1)})
+    )
+    assert _latency(fixed, profile, _recipe("f32")) == _latency(program, profile, _recipe("f32"))
+
+
+@pytest.mark.parametrize("own", DEFAULT.engines.values(), ids=DEFAULT.engines)
+def test_every_constant_has_a_source_and_a_possible_value(own: EngineConstants) -> None:
+    shares = [figure for table in own.efficiency.values() for figure in table.values()]
+    for figure in (*shares, own.bandwidth):
+        assert 0 < figure.value <= 1
+        assert figure.source
+    assert own.spread.value > 1
+    assert own.launch_ms.source
+    assert set(own.efficiency) == {"conv", "depthwise", "matmul", "recurrent", "other"}
+    assert all("*" in table for table in own.efficiency.values())
+
+
+def test_constants_can_be_replaced() -> None:
+    profile, program = find("core-ultra-155h", ()), _program([_cost(10**9)])
+    narrow = dataclasses.replace(DEFAULT.engines["cpu"], spread=Figure(value=1.2, source="fitted"))
+    constants = dataclasses.replace(DEFAULT, engines={**DEFAULT.engines, "cpu": narrow})
+    found = estimate(program, profile, _recipe("f32"), constants).latency_ms
+    assert found is not None
+    assert found.high == pytest.approx(1.2 * found.value)
+
+
+@given(_costs, st.integers(0, 10**10), st.integers(0, 10**9), st.integers(0, 10**9), _recipes)
+def test_memory_is_never_below_the_weights_and_what_is_alive(
+    costs: list[OpCost], weights: int, alive: int, more: int, recipe: Recipe
+) -> None:
+    program = _program(costs, weights, activation_bytes=alive, activation_bytes_at_max=alive + more)
+    found = estimate(program, find("core-ultra-155h", ()), recipe).peak_memory_bytes
+    assert found is not None
+    scale = {"f32": 1, "f16": 2, "bf16": 2, "int8": 4}[recipe.precision]
+    assert found.value >= (weights + alive) // scale
+    assert found.low <= max(1, weights // scale)
+    assert found.high >= (alive + more) // scale
+
+
+def test_dims_that_grow_raise_the_upper_bound_of_memory_alone() -> None:
+    profile = find("core-ultra-155h", ())
+    small = _program([_cost(1)], activation_bytes=MIB, activation_bytes_at_max=MIB)
+    large = dataclasses.replace(small, activation_bytes_at_max=1000 * MIB)
+    one = estimate(small, profile, _recipe("f32")).peak_memory_bytes
+    other = estimate(large, profile, _recipe("f32")).peak_memory_bytes
+    assert one is not None
+    assert other is not None
+    assert (one.value, one.low) == (other.value, other.low)
+    assert one.high < other.high
+
+
+def test_an_embeddings_table_may_stay_on_disk() -> None:
+    table = OpCost(op="aten.embedding.default", kind="other", flops=0, bytes=8, weight_bytes=4)
+    program = _program([table], weight_bytes=1000 * MIB)
+    found = estimate(program, find("core-ultra-155h", ()), _recipe("f32")).peak_memory_bytes
+    assert found is not None
+    assert found.low < MIB
+    assert found.value > 1000 * MIB
+
+
+SIZES = {"f32": 1.0, "f16": 0.5, "bf16": 0.5, "int8": 0.25, "fp8": 0.25, "fp4": 0.125}
+
+
+@pytest.mark.parametrize("precision", SIZES)
+def test_files_are_as_large_as_their_weights(precision: str) -> None:
+    program = _program([_cost(1)] * 10, weight_bytes=100 * MIB)
+    found = file_bytes(program, _recipe(precision), DEFAULT)
+    assert found.value == pytest.approx(100 * MIB * SIZES[precision], rel=0.01)
+    assert found.low == 0.5 * 100 * MIB * SIZES[precision]
+    assert found.high >= 100 * MIB
 
 
 def test_a_missing_peak_is_stood_in_for_and_widens_the_interval() -> None:
@@ -206,6 +415,8 @@ def test_every_recipe_of_every_shipped_profile_is_estimated(profile: Profile) ->
     request = Request(profile=profile, program=None, has_data=True)
     for recipe in target(profile.target).recipes(request):
         found = estimate(_program([_cost(10**9)]), profile, recipe)
+        engine = profile.engines.get(recipe.engine)
+        assert (found.latency_ms is None) is (engine is None or not engine.peak)
         assert found.peak_memory_bytes is not None
         assert recipe.engine in profile.engines
 

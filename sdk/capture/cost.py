@@ -1,14 +1,15 @@
-"""What each operator of a program costs: operations and bytes at the dims' `opt` values. Pure.
+"""What one operator costs by its name and shapes: operations and bytes. Pure.
 
 Matmul, convolution and recurrent layers count 2 per multiply-accumulate, everything else one
-operation per output element. The estimate needs no more than that.
+operation per output element. The estimate needs no more than that. A whole program's table is made
+by sdk/capture/graph.py.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 from targets.interface import OpCost
 
@@ -22,6 +23,7 @@ _KINDS: dict[str, Kind] = {
     "bmm": "matmul",
     "addmm": "matmul",
     "baddbmm": "matmul",
+    "einsum": "matmul",
     "gemm": "matmul",
     "scaled_dot_product_attention": "matmul",
     "conv": "conv",
@@ -37,22 +39,57 @@ _KINDS: dict[str, Kind] = {
     "rnn": "recurrent",
     "rnn_tanh": "recurrent",
 }
+_GATHERS = frozenset(("embedding", "gather", "index_select", "index", "gathernd", "gatherelements"))
 
 
 def operator_cost(
-    op: str, inputs: Sequence[Shape], outputs: Sequence[Shape], element_bytes: int
+    op: str,
+    inputs: Sequence[Shape],
+    outputs: Sequence[Shape],
+    element_bytes: int,
+    weight_elements: int = 0,
 ) -> OpCost:
     """The cost of one operator by its name and the shapes it touches.
+
+    Args:
+        op: as the program has it: `aten.linear.default`, `Conv`.
+        inputs: weights among them, in the operator's order.
+        outputs: all of them.
+        element_bytes: of one element, whatever its type.
+        weight_elements: of the inputs' elements, those that are constants.
 
     >>> operator_cost("aten.linear.default", [(8, 64), (32, 64)], [(8, 32)], 4).flops
     32768
     """
-    name = op.removeprefix("aten.").split(".")[0].lower()
+    name = plain_name(op)
     kind: Kind = _KINDS.get(name, "other")
     written = sum(math.prod(shape) for shape in outputs)
-    touched = written + sum(math.prod(shape) for shape in inputs)
+    read = sum(math.prod(shape) for shape in inputs)
+    if name in _GATHERS:  # as many rows as come out, not the whole table
+        read = min(read, written)
+        weight_elements = min(weight_elements, read)
     flops = _FLOPS[kind](name, inputs, outputs) if inputs and outputs else written
-    return OpCost(op=op, kind=kind, flops=int(flops), bytes=int(touched * element_bytes))
+    return OpCost(
+        op=op,
+        kind=kind,
+        flops=int(flops),
+        bytes=int((written + read) * element_bytes),
+        weight_bytes=int(weight_elements * element_bytes),
+        output_bytes=int(written * element_bytes),
+        depthwise=kind == "conv" and _is_depthwise(name, inputs),
+    )
+
+
+def plain_name(op: str) -> str:
+    """`aten.add_.Tensor` and `Add` are both `add`."""
+    return op.removeprefix("aten.").split(".")[0].lower().removesuffix("_")
+
+
+def _is_depthwise(name: str, inputs: Sequence[Shape]) -> bool:
+    """Each channel has a filter of its own; weights are (out, in / groups, ...)."""
+    if len(inputs) < 2 or "transpose" in name or min(len(inputs[0]), len(inputs[1])) < 3:
+        return False
+    return inputs[1][1] == 1 and inputs[0][1] > 1
 
 
 def _matmul(name: str, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
@@ -91,54 +128,3 @@ _FLOPS: dict[Kind, Callable[[str, Sequence[Shape], Sequence[Shape]], int]] = {
     "recurrent": _recurrent,
     "other": _other,
 }
-
-
-def exported_costs(program: Any, sizes: Mapping[str, int]) -> tuple[OpCost, ...]:
-    """The costs of a torch ExportedProgram; `sizes` gives each symbol its `opt` value."""
-    costs = []
-    for node in program.graph.nodes:
-        if node.op != "call_function" or "val" not in node.meta:
-            continue
-        tensors = [argument.meta.get("val") for argument in node.all_input_nodes]
-        inputs = [_shape(tensor, sizes) for tensor in tensors if hasattr(tensor, "shape")]
-        value = node.meta["val"]
-        values = value if isinstance(value, (tuple, list)) else [value]
-        outputs = [_shape(tensor, sizes) for tensor in values if hasattr(tensor, "shape")]
-        if outputs:
-            costs.append(operator_cost(str(node.target), inputs, outputs, 4))
-    return tuple(costs)
-
-
-def _shape(tensor: Any, sizes: Mapping[str, int]) -> Shape:
-    return tuple(symbol_size(size, sizes) for size in tensor.shape)
-
-
-def symbol_size(size: Any, sizes: Mapping[str, int]) -> int:
-    """A size as a number: a symbol or an expression of symbols takes their values."""
-    if isinstance(size, int):
-        return size
-    expression = size.node.expr
-    known = {s: sizes[str(s)] for s in expression.free_symbols if str(s) in sizes}
-    found = expression.subs(known)
-    return int(found) if found.is_number else 1
-
-
-def onnx_costs(model: Any, opt: Mapping[str, int]) -> tuple[OpCost, ...]:
-    """The costs of an ONNX model; shape inference fills in what the file leaves out."""
-    import onnx
-
-    graph = onnx.shape_inference.infer_shapes(model).graph
-    shapes: dict[str, Shape] = {i.name: tuple(i.dims) for i in graph.initializer}
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        dims = value.type.tensor_type.shape.dim
-        shapes[value.name] = tuple(d.dim_value or opt.get(d.dim_param, 1) for d in dims)
-    return tuple(
-        operator_cost(
-            node.op_type,
-            [shapes[name] for name in node.input if name in shapes],
-            [shapes[name] for name in node.output if name in shapes],
-            4,
-        )
-        for node in graph.node
-        if node.op_type != "Constant"
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from agent.errors import CaptureError
 from agent.manifest import Signature, TensorSpec
 from agent.tensors import Array
 from sdk.capture import onnx_weights
-from sdk.capture.cost import onnx_costs
+from sdk.capture.graph import activation_bytes, costs, onnx_graph
 from sdk.capture.onnx_weights import check_external_data
 from sdk.project import Project
 from targets.interface import Program
@@ -69,18 +69,24 @@ class OnnxOriginal:
         """Copy the model to `out/program.onnx` with its dims named as the signature names them."""
         del example
         self._name_dims()
-        opt = {name: bounds[1] for name, bounds in self.dims.items()}
         digest = onnx_weights.digest(self._model, self._path.parent)
-        costs = onnx_costs(self._model, opt)
+        at_opt, at_max = (
+            onnx_graph(self._model, {name: bounds[place] for name, bounds in self.dims.items()})
+            for place in (1, 2)
+        )
         path = out / "program.onnx"
         self._save(path)
+        used = set(_names_read(self._model.graph))
+        weights = [tensor for tensor in self._model.graph.initializer if tensor.name in used]
         return Program(
             kind="onnx",
             path=path,
             signature=Signature(inputs=self.inputs, outputs=self._outputs(), dims=self.dims),
             digest=digest,
-            costs=costs,
-            weight_bytes=self._weight_bytes(),
+            costs=costs(at_opt),
+            weight_bytes=sum(map(onnx_weights.of_bytes, weights)),
+            activation_bytes=activation_bytes(at_opt),
+            activation_bytes_at_max=activation_bytes(at_max),
             custom_ops=tuple(
                 sorted(
                     {
@@ -97,13 +103,11 @@ class OnnxOriginal:
         import onnx
 
         onnx.load_external_data_for_model(self._model, str(self._path.parent))
-        external = self._weight_bytes() > _SINGLE_FILE_BYTES
+        weights = sum(map(onnx_weights.of_bytes, self._model.graph.initializer))
+        external = weights > _SINGLE_FILE_BYTES
         onnx.save(
             self._model, str(path), save_as_external_data=external, location=f"{path.name}.data"
         )
-
-    def _weight_bytes(self) -> int:
-        return sum(map(onnx_weights.of_bytes, self._model.graph.initializer))
 
     def _graph_inputs(self) -> list[Any]:
         weights = {tensor.name for tensor in self._model.graph.initializer}
@@ -151,6 +155,15 @@ class OnnxOriginal:
 
     def _outputs(self) -> tuple[TensorSpec, ...]:
         return tuple(_spec(value) for value in self._model.graph.output)
+
+
+def _names_read(graph: Any) -> Iterator[str]:
+    """What the operators read, those in branches and loops included."""
+    for node in graph.node:
+        yield from node.input
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                yield from _names_read(inner)
 
 
 def _spec(value: Any) -> TensorSpec:

@@ -8,7 +8,7 @@ from typing import Any
 
 from agent.errors import CaptureError
 from agent.manifest import TensorSpec
-from sdk.capture.cost import symbol_size
+from sdk.capture.graph import symbol_size
 from sdk.project import Project
 from sdk.usercode import load_function, user_error
 

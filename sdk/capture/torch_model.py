@@ -18,8 +18,8 @@ import numpy as np
 from agent.errors import CaptureError
 from agent.manifest import Signature, TensorSpec
 from agent.tensors import Array
-from sdk.capture.cost import exported_costs
 from sdk.capture.golden import resized
+from sdk.capture.graph import activation_bytes, costs, exported_graph
 from sdk.capture.torch_errors import export_error
 from sdk.capture.torch_loading import load_module, load_program, size_name
 from sdk.project import Project
@@ -98,7 +98,12 @@ class TorchOriginal:
             for dim, size in zip(spec.shape, node.meta["val"].shape, strict=True)
             if isinstance(dim, str) and not isinstance(size, int)
         }
-        opt = {symbol: self.dims[dim][1] for symbol, dim in names.items()}
+        at_opt, at_max = (
+            exported_graph(
+                program, {symbol: self.dims[dim][place] for symbol, dim in names.items()}
+            )
+            for place in (1, 2)
+        )
         outputs = tuple(
             TensorSpec(
                 name=name,
@@ -122,13 +127,30 @@ class TorchOriginal:
             path=path,
             signature=Signature(inputs=self.inputs, outputs=outputs, dims=self.dims),
             digest=_digest(program),
-            costs=exported_costs(program, opt),
-            weight_bytes=sum(
-                tensor.numel() * tensor.element_size() for tensor in program.state_dict.values()
-            ),
+            costs=costs(at_opt),
+            weight_bytes=_weight_bytes(program),
+            activation_bytes=activation_bytes(at_opt),
+            activation_bytes_at_max=activation_bytes(at_max),
             custom_ops=tuple(custom),
             source=factory.file if factory and custom else None,
         )
+
+
+def _weight_bytes(program: Any) -> int:
+    """Of the weights that the graph reads; tensors that share memory count once."""
+    signature = program.graph_signature
+    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    known = {**program.state_dict, **program.constants}
+    used = [
+        known[names[node.name]]
+        for node in program.graph.nodes
+        if node.op == "placeholder" and node.users and names.get(node.name) in known
+    ]
+    storages = {tensor.untyped_storage().data_ptr(): 0 for tensor in used}
+    for tensor in used:
+        place = tensor.untyped_storage().data_ptr()
+        storages[place] = max(storages[place], tensor.numel() * tensor.element_size())
+    return sum(storages.values())
 
 
 def _names_to_pass(module: Any, inputs: tuple[TensorSpec, ...]) -> list[str] | None:

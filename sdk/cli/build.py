@@ -34,6 +34,10 @@ def build(
     ] = 1,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 if unproven.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ignore the cache.")] = False,
+    prune: Annotated[
+        bool,
+        typer.Option("--prune/--no-prune", help="Leave out what cannot meet a limit even at best."),
+    ] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the candidates.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print summary.json's content.")] = False,
 ) -> None:
@@ -65,6 +69,7 @@ def build(
             out=out,
             jobs=jobs,
             fresh=fresh,
+            prune=prune,
             on_event=on_event,
         )
     if json:
@@ -73,6 +78,9 @@ def build(
         from sdk.report.terminal import print_summary
 
         print_summary(summary, out_console())
+        for result in summary.results:
+            for note in result.notes:
+                out_console().print(f"{result.profile}: {note}", style="dim", soft_wrap=True)
         out_console().print(f"\nwritten to {out / summary.model}", style="dim", soft_wrap=True)
     error = conductor.exit_error(summary, strict=strict)
     if error is not None:

@@ -1,0 +1,128 @@
+"""Latency: a roofline per operator, a fixed cost per kernel, a fixed cost per request. Pure.
+
+    t = request + sum over kernels of max(flops / (efficiency x peak), bytes / (share x bandwidth))
+                + launch x number of kernels
+
+An operator that compilers fuse into its neighbour costs nothing (sdk/capture/graph.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from profiles import Engine, Profile
+from sdk.estimate.constants import Constants, EngineConstants, OpClass
+from sdk.estimate.interval import Interval
+from targets.interface import OpCost, Program, Recipe
+
+ELEMENT_BYTES = {
+    "f32": 4.0,
+    "tf32": 4.0,
+    "f16": 2.0,
+    "bf16": 2.0,
+    "int8": 1.0,
+    "fp8": 1.0,
+    "fp4": 0.5,
+}
+"""How much memory traffic one number makes, by precision."""
+_PER_MS = 1e6  # GFLOP/s and GB/s are 1e6 operations and bytes per millisecond
+
+
+def latency_ms(
+    program: Program, profile: Profile, recipe: Recipe, constants: Constants
+) -> Interval | None:
+    """One request's latency; None where the profile has no rate at all for the engine.
+
+    The truth is expected within the engine's own spread, which grows by a factor for each thing
+    that is not known. The lower bound counts on caches that hold everything and on hardly any
+    fixed cost: it is there to disprove what cannot be.
+    """
+    engine = profile.engines.get(recipe.engine)
+    own = constants.engines.get(recipe.engine)
+    if engine is None or own is None or not program.costs:
+        return None
+    kernels = [cost for cost in program.costs if not cost.fused]
+    rates = [_rate(recipe, engine, cost) for cost in kernels]
+    if not all(rate.gflops for rate in rates) or not engine.peak:
+        return None
+    times = [
+        _kernel_ms(cost, rate, profile, own) for cost, rate in zip(kernels, rates, strict=True)
+    ]
+    launch = own.launch_ms.value + own.launch_ms_per_core.value * (profile.cores or 0)
+    fixed = own.request_ms.value + launch * len(kernels)
+    spread = own.spread.value
+    if any(rate.stands_in for rate in rates):
+        spread *= constants.stand_in.value
+    if profile.bandwidth_gb_s is None:
+        spread *= constants.no_bandwidth.value
+    if any(low < high for low, _, high in program.signature.dims.values()):
+        spread *= constants.dynamic_dims.value
+    if any(cost.kind == "recurrent" for cost in kernels):
+        spread *= constants.recurrent.value
+    value = fixed + sum(max(compute, traffic) for compute, traffic in times)
+    least = constants.least_fixed.value * fixed + sum(compute for compute, _ in times)
+    return Interval(value=value, low=least / spread, high=value * spread)
+
+
+def op_class(cost: OpCost) -> OpClass:
+    """The class that an operator's efficiency is looked up by."""
+    return "depthwise" if cost.depthwise else cost.kind
+
+
+def _precision(recipe: Recipe, engine: Engine, cost: OpCost) -> str:
+    """What one operator is computed in.
+
+    Weights may be stored in f16 and computed in f32. Quantised on the fly, only products are.
+    And f32 on a GPU that has TF32 is TF32, unless the recipe asks TensorRT not to.
+    """
+    precision = recipe.precision
+    hint = str(recipe.options.get("INFERENCE_PRECISION_HINT"))
+    if precision == "f16" and hint in ELEMENT_BYTES:
+        precision = hint
+    dynamic = (recipe.quantisation or {}).get("method") == "dynamic"
+    if dynamic and cost.kind not in ("matmul", "recurrent"):
+        precision = "f32"
+    builder = recipe.options.get("builder")
+    allowed = bool(builder.get("tf32", True)) if isinstance(builder, dict) else True
+    if precision == "f32" and "tf32" in engine.peak and allowed:
+        return "tf32"
+    return precision
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Rate:
+    """What one operator is computed in, and at how many GFLOP/s at most."""
+
+    precision: str
+    gflops: float
+    stands_in: bool
+    """Another precision's figure."""
+
+
+def _rate(recipe: Recipe, engine: Engine, cost: OpCost) -> _Rate:
+    """The dense peak for an operator; 0 where the engine has none at all.
+
+    Where the precision has no figure, f32's stands in; where f32 has none, that of a narrower
+    precision does, less what it gains by being narrower.
+    """
+    precision = _precision(recipe, engine, cost)
+    if precision in engine.peak:
+        return _Rate(precision=precision, gflops=engine.peak[precision].value, stands_in=False)
+    if "f32" in engine.peak:
+        return _Rate(precision=precision, gflops=engine.peak["f32"].value, stands_in=True)
+    for other, figure in engine.peak.items():
+        ratio = min(1.0, ELEMENT_BYTES[other] / ELEMENT_BYTES[precision])
+        return _Rate(precision=precision, gflops=figure.value * ratio, stands_in=True)
+    return _Rate(precision=precision, gflops=0.0, stands_in=True)
+
+
+def _kernel_ms(
+    cost: OpCost, rate: _Rate, profile: Profile, own: EngineConstants
+) -> tuple[float, float]:
+    """How long its arithmetic takes, and how long its memory traffic."""
+    efficiency = own.efficiency_of(op_class(cost), rate.precision)
+    compute = cost.flops / (efficiency * rate.gflops * _PER_MS)
+    if profile.bandwidth_gb_s is None:
+        return compute, 0.0
+    size = cost.bytes * ELEMENT_BYTES[rate.precision] / ELEMENT_BYTES["f32"]
+    return compute, size / (own.bandwidth.value * profile.bandwidth_gb_s.value * _PER_MS)
