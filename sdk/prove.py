@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -96,14 +96,19 @@ def _same_isa(profile: Profile, device: Fingerprint) -> bool:
     )
 
 
-def runnable_as(recipe: Recipe, profile: Profile, device: Fingerprint) -> str | None:
-    """The format as which this machine can run what the recipe makes; None if it cannot.
+def way_to_run(
+    recipe: Recipe, profile: Profile, device: Fingerprint
+) -> Literal["own", "check"] | None:
+    """How this machine can run what the recipe makes; None if it cannot.
 
-    A recipe of another engine may name a format that runs its files on any CPU: good for a check
-    of the answers, never for a figure of speed.
+    A recipe of an engine that is not here may name a format that runs its files on any CPU: good
+    for a check of the answers, never for a figure of speed.
     """
-    here = recipe.engine in profile.engines and match(profile.match, device)
-    return recipe.format if recipe.engine == "cpu" or here else recipe.check
+    if recipe.engine == "cpu" or (
+        recipe.engine in profile.engines and match(profile.match, device)
+    ):
+        return "own"
+    return "check" if recipe.check else None
 
 
 def evaluate(payload: dict[str, Any], out: Path) -> dict[str, Any]:
@@ -111,7 +116,7 @@ def evaluate(payload: dict[str, Any], out: Path) -> dict[str, Any]:
 
     Args:
         payload: {variant, format, captured, project, metric}; `variant` and `captured` are
-            folders, `format` what to load the variant as, `metric` capture's record or None.
+            folders, `format` what to check it as, or None, `metric` capture's record or None.
         out: not used: the result is all there is.
     """
     del out

@@ -105,8 +105,8 @@ def load(path: str | Path, run_as: str | None = None) -> CheckedSession:
 
     Args:
         path: the folder.
-        run_as: another format that can read the same file, to check its answers where the
-            variant's own runtime is not at hand; its options are then those under `check`.
+        run_as: the format that runs the same file on any CPU, to check its answers where the
+            variant's own engine is not at hand; the options are then those under `check`.
 
     Raises:
         UsageError: the folder holds no variant, or its format is not known here.
@@ -114,9 +114,8 @@ def load(path: str | Path, run_as: str | None = None) -> CheckedSession:
     """
     folder = Path(path)
     record = read_record(folder)
-    own = run_as in (None, record.runtime.format)
-    module = session_module(record.runtime.format if own else str(run_as))
-    options = record.options if own else record.options.get("check", {})
+    module = session_module(run_as or record.runtime.format)
+    options = record.options if run_as is None else record.options.get("check", {})
     try:
         if hasattr(module, "prepare"):
             inner = _load_prepared(module, folder / record.files[0].path, options, record)

@@ -15,7 +15,7 @@ from agent.metrics import Drop, metric, paired_drop, samples_needed
 from agent.quantiles import samples_for
 from profiles import Profile
 from sdk.cache import key_of
-from sdk.prove import Evaluation, Report, evidence, proves_numerics, runnable_as
+from sdk.prove import Evaluation, Report, evidence, proves_numerics, way_to_run
 from sdk.select import Accuracy, Result
 from sdk.steps.capture import Captured
 from sdk.steps.lower import Lowering
@@ -36,28 +36,28 @@ def evaluate(
 ) -> Result:
     """Run a built candidate beside the original's recorded answers, where this machine can."""
     profile, recipe = result.candidate.profile, result.candidate.recipe
-    run_as = runnable_as(recipe, profile, runner.device)
-    if run_as is None:
+    way = way_to_run(recipe, profile, runner.device)
+    if way is None:
         return result
+    run_as = recipe.check if way == "check" else None
     found = _evaluated(runner, recipe, run_as, lowering, captured)
     if isinstance(found, StepFailure):
         return dataclasses.replace(result, status="failed", step="evaluate", reason=found.summary)
-    checked = run_as != recipe.format
     numerics, speed = evidence(profile, runner.device)
-    if checked:
+    if run_as:
         numerics = speed = "host"
     report = Report(
         evaluation=found,
         measurement=None,
         numerics_evidence=numerics,
         speed_evidence=speed,
-        run_as=run_as if checked else None,
+        run_as=run_as,
     )
     try:
         accuracy = _accuracy(runner, captured, found, report, profile, drop_limit)
     except UsageError as error:  # scores that are not finite: its answers are not
         return dataclasses.replace(result, status="failed", step="evaluate", reason=error.what)
-    placement = result.placement if checked else found.placement or result.placement
+    placement = result.placement if run_as else found.placement or result.placement
     return dataclasses.replace(result, report=report, accuracy=accuracy, placement=placement)
 
 
@@ -90,7 +90,7 @@ def measure(
 
 
 def _evaluated(
-    runner: Runner, recipe: Recipe, run_as: str, lowering: Lowering, captured: Captured
+    runner: Runner, recipe: Recipe, run_as: str | None, lowering: Lowering, captured: Captured
 ) -> Evaluation | StepFailure:
     key = key_of(
         step="evaluate",
