@@ -13,7 +13,12 @@ from agent.engine_plan import dla_in
 from agent.versions import version_key
 from profiles import Profile
 from targets.interface import Program, Recipe
-from targets.lowering.onnx_levels import TENSORRT_IR, onnxruntime_reads, tensorrt_reads
+from targets.lowering.onnx_levels import (
+    TENSORRT_IR,
+    onnxruntime_reads,
+    tensorrt_for,
+    tensorrt_reads,
+)
 
 NNCF_SAMPLES = 300  # NNCF's own default
 # A compromise that nobody has tuned yet: each sample costs a run of the f32 model with every
@@ -142,8 +147,12 @@ def tensorrt(
         tf32: may f32 products that are left be computed in TF32?
     """
     on_dla = engine == "dla"
-    release = tensorrt_release(profile, on_dla=on_dla)
     rest = (quantisation or {}).get("rest")
+    release = tensorrt_release(
+        profile,
+        on_dla=on_dla,
+        narrow_scales=precision == "fp8" or (precision, rest) == ("int8", "f16"),
+    )
     types = [kind for kind in ("f16", "int8", "fp8") if kind in (precision, rest)]
     return Recipe(
         toolchain="tensorrt",
@@ -202,8 +211,15 @@ def tensorrt_dla(program: Program | None, profile: Profile) -> Iterator[Recipe]:
     yield tensorrt(profile, "int8", engine="dla", quantisation=quantisation)
 
 
-def tensorrt_release(profile: Profile, *, on_dla: bool = False) -> str:
-    """The oldest TensorRT of the profile that can build here (and has a DLA, if one is meant)."""
+def tensorrt_release(profile: Profile, *, on_dla: bool = False, narrow_scales: bool = False) -> str:
+    """The oldest TensorRT of the profile that can build here; 8.6 where the profile names none.
+
+    Args:
+        profile: what it names before 8.6 does not count.
+        on_dla: the oldest with a DLA, where any has one.
+        narrow_scales: Q/DQ pairs with FP8 or f16 scales take opset 19; so a profile that names no
+            release is then taken to have 10.0.
+    """
     stacks = profile.software.values()
     found = sorted(
         (s.runtimes["tensorrt"] for s in stacks if "tensorrt" in s.runtimes), key=_version
@@ -212,8 +228,9 @@ def tensorrt_release(profile: Profile, *, on_dla: bool = False) -> str:
         return ASSUMED_TENSORRT
     served = [release for release in found if _version(release) >= _version(OLDEST_TENSORRT)]
     with_dla = [release for release in served if dla_in(release)]
+    assumed = tensorrt_for(19) if narrow_scales and not found else OLDEST_TENSORRT
     # Where all releases lack a DLA, the toolchain refuses the oldest and gives the reason.
-    return next(iter((with_dla if on_dla else None) or served), OLDEST_TENSORRT)
+    return next(iter((with_dla if on_dla else None) or served), assumed)
 
 
 def _version(text: str) -> Any:

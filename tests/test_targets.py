@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
+from agent.engine_plan import settings_of
 from agent.errors import UsageError
 from agent.manifest import Signature
-from profiles import Engine, Profile, all_profiles, find
+from profiles import Engine, Profile, Stack, all_profiles, find
 from sdk.plan import Planned, plan
-from targets import intel, mobile, target, target_names, toolchain
+from targets import intel, jetson, mobile, server_gpu, target, target_names, toolchain
 from targets.interface import PRECISIONS, Availability, OpCost, Program, Recipe, Request
+from targets.recipes import tensorrt
 
 
 def _program(costs: list[tuple[str, Any, int]], kind: Any = "exported") -> Program:
@@ -109,6 +111,148 @@ def test_a_target_proposes_its_recipes_in_order(
     module: Any, profile: Profile, program: Program, expected: list[str]
 ) -> None:
     assert _plain(_recipes(module, profile, program)) == expected
+
+
+def _nvidia(sm: str, *releases: str, engines: tuple[str, ...] = ("cpu", "gpu")) -> Profile:
+    """A profile of a device with such a GPU and these TensorRTs."""
+    stacks = {
+        release: Stack(name=release, python=None, runtimes={"tensorrt": release}, source="a test")
+        for release in releases
+    }
+    return dataclasses.replace(
+        find("core-ultra-155h", ()),
+        sm=sm,
+        arch="aarch64",
+        memory_bytes=8 << 30,
+        software=stacks,
+        engines={name: Engine(name=name, title=name, peak={}) for name in engines},
+    )
+
+
+GPU = [
+    *("tensorrt-gpu-f32", "tensorrt-gpu-f32-tf32", "tensorrt-gpu-f16", "tensorrt-gpu-int8"),
+    *("tensorrt-gpu-int8-f16", "tensorrt-gpu-fp8", "tensorrt-gpu-fp4"),
+]
+
+
+@pytest.mark.parametrize(
+    ("module", "profile", "expected"),
+    [
+        pytest.param(
+            jetson,
+            _nvidia("8.7", "10.3.0", engines=("cpu", "gpu", "dla")),
+            [*GPU, "tensorrt-dla-f16", "tensorrt-dla-int8", "onnxruntime-f32", "onnxruntime-int8"],
+            id="a Jetson with a DLA",
+        ),
+        pytest.param(
+            jetson,
+            _nvidia("11.0", "10.13"),
+            [*GPU, "onnxruntime-f32", "onnxruntime-int8"],
+            id="a Jetson without",
+        ),
+        pytest.param(
+            server_gpu,
+            _nvidia("8.9"),
+            [*GPU, "onnxruntime-cuda-f32", "onnxruntime-cuda-f32-tf32"],
+            id="a server",
+        ),
+        pytest.param(
+            server_gpu,
+            _nvidia("7.5"),
+            [*(name for name in GPU if "tf32" not in name), "onnxruntime-cuda-f32"],
+            id="a GPU without TF32",
+        ),
+    ],
+)
+def test_nvidia_targets_propose_every_precision(
+    module: Any, profile: Profile, expected: list[str]
+) -> None:
+    assert _plain(_recipes(module, profile, TRANSFORMER)) == expected
+
+
+@pytest.mark.parametrize(
+    ("releases", "release", "opset", "dla"),
+    [
+        ((), "8.6", 17, "8.6"),
+        (("10.3.0", "10.16.2.10"), "10.3.0", 20, "10.3.0"),
+        (("8.5.2", "10.3.0"), "10.3.0", 20, "10.3.0"),  # 8.5 cannot run what is built here
+        (("8.6.2", "10.3.0"), "8.6.2", 17, "8.6.2"),
+        (("10.16.2.10", "11.4.1"), "10.16.2.10", 20, "11.4.1"),
+        (("10.16.2.10",), "10.16.2.10", 20, "10.16.2.10"),  # refused by the toolchain
+    ],
+)
+def test_tensorrt_files_are_for_the_oldest_release_of_the_profile(
+    releases: tuple[str, ...], release: str, opset: int, dla: str
+) -> None:
+    profile = _nvidia("8.7", *releases)
+    recipe = tensorrt(profile, "f16")
+    assert (recipe.options["release"], recipe.opset, recipe.ir_version) == (release, opset, 10)
+    assert tensorrt(profile, "f16", engine="dla").options["release"] == dla
+
+
+def test_a_profile_without_a_release_is_taken_to_read_what_narrow_scales_need() -> None:
+    recipes = {r.name.rsplit("-", 1)[0]: r for r in _recipes(server_gpu, _nvidia("9.0"))}
+    assert recipes["tensorrt-gpu-int8"].opset == 17
+    for name in ("tensorrt-gpu-int8-f16", "tensorrt-gpu-fp8"):
+        assert (recipes[name].options["release"], recipes[name].opset) == ("10.0", 20)
+
+
+def test_a_recipe_resolves_what_the_builder_is_told() -> None:
+    profile = _nvidia("8.7", "10.3.0", engines=("cpu", "gpu", "dla"))
+    found = {r.name.rsplit("-", 1)[0]: r for r in _recipes(jetson, profile)}
+    told = {
+        name: settings_of(recipe.options)
+        for name, recipe in found.items()
+        if recipe.toolchain == "tensorrt"
+    }
+    assert all(settings.workspace_mib == 2048 for settings in told.values())
+    assert [name for name, settings in told.items() if not settings.tf32] == ["tensorrt-gpu-f32"]
+    assert {name: settings.types for name, settings in told.items()} == {
+        "tensorrt-gpu-f32": (),
+        "tensorrt-gpu-f32-tf32": (),
+        "tensorrt-gpu-f16": ("f16",),
+        "tensorrt-gpu-int8": ("int8",),
+        "tensorrt-gpu-int8-f16": ("f16", "int8"),
+        "tensorrt-gpu-fp8": ("f16", "fp8"),
+        "tensorrt-gpu-fp4": ("f16",),
+        "tensorrt-dla-f16": ("f16",),
+        "tensorrt-dla-int8": ("f16", "int8"),
+    }
+    on_dla = [name for name, settings in told.items() if settings.dla_core is not None]
+    assert on_dla == ["tensorrt-dla-f16", "tensorrt-dla-int8"]
+    assert all(told[name].gpu_fallback for name in on_dla)
+
+
+@pytest.mark.parametrize(
+    ("sm", "precisions", "telling"),
+    [
+        ("8.7", ("f32", "f16", "int8"), "computes in f32, f16, int8, not in fp8"),
+        ("8.7", (), "fp8 came with compute capability 8.9, the GPU has 8.7"),
+        ("8.9", (), None),
+        ("11.0", ("f32", "f16", "int8", "fp8", "fp4"), None),
+    ],
+)
+def test_fp8_is_refused_with_the_reason_where_the_gpu_has_none(
+    sm: str, precisions: tuple[str, ...], telling: str | None
+) -> None:
+    profile = _nvidia(sm, "10.13")
+    gpu = dataclasses.replace(profile.engines["gpu"], precisions=precisions)
+    profile = dataclasses.replace(profile, target="jetson", engines={**profile.engines, "gpu": gpu})
+    names = ("tensorrt", "onnxruntime")
+    planned = plan(
+        "model",
+        jetson,
+        Request(profile=profile, program=CNN, has_data=True),
+        {name: toolchain(name) for name in names},
+        {name: Availability(ok=True, versions={}) for name in names},
+    )
+    reasons = _refusals(planned)
+    if telling is None:
+        assert "tensorrt-gpu-fp8" not in reasons
+    else:
+        assert telling in reasons["tensorrt-gpu-fp8"]
+    assert "tensorrt-gpu-fp4" in reasons  # nothing writes it yet
+    assert "tensorrt-gpu-f16" not in reasons
 
 
 @pytest.mark.parametrize("name", target_names())
@@ -212,10 +356,16 @@ def test_the_real_toolchains_know_every_choice_of_every_recipe(
     profile: Profile, program: Program
 ) -> None:
     for recipe in _recipes(target(profile.target), profile, program):
-        said_why_not = recipe.precision in ("fp8", "fp4") or recipe.engine == "dla"
-        if said_why_not or recipe.toolchain == "aotinductor":
-            continue  # proposed everywhere, so that the table names the reason where it is refused
-        assert toolchain(recipe.toolchain).supports(program, recipe) == []
+        problems = toolchain(recipe.toolchain).supports(program, recipe)
+        assert [p.what for p in problems if not p.what.startswith(HONEST)] == []
+
+
+HONEST = (
+    # what targets propose everywhere, so that the table gives the reason
+    "it compiles for the NVIDIA GPU",
+    *("nothing here writes FP4", "fp8 came with", "fp4 came with"),
+    *("before TensorRT 11.4.1 a DLA takes", "a DLA is for convolutions"),
+)
 
 
 class _Anything:
@@ -226,7 +376,7 @@ class _Anything:
 
 
 def _plan(profile: Profile, *, has_data: bool = True) -> tuple[Planned, ...]:
-    names = ("openvino", "onnxruntime", "executorch")
+    names = ("openvino", "onnxruntime", "executorch", "tensorrt")
     return plan(
         "model",
         target(profile.target),

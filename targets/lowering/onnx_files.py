@@ -1,4 +1,4 @@
-"""Programs as ONNX files in floats, and the files held against what was asked."""
+"""Programs as ONNX files in floats, in the opset that was asked for, and held against the names."""
 
 from __future__ import annotations
 
@@ -59,6 +59,31 @@ def opset_of(model: Any) -> int:
     return int(next((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), 1))
 
 
+def at_opset(model: Any, *, most: int, least: int = 1) -> Any:
+    """The model in an opset from `least` to `most`, and as it is where it already is.
+
+    Raises:
+        ToolchainError: an operator has no form in that opset.
+    """
+    import onnx
+
+    found = opset_of(model)
+    wanted = min(max(found, least), most)
+    if wanted == found:
+        return model
+    with vendor_errors(
+        f"the graph cannot be moved from opset {found} to {wanted}",
+        cause="An operator has no form there, which the device's runtime would need.",
+        remedy=f"Export the model with opset_version={wanted}, or leave the old runtime out of "
+        "the profile.",
+    ):
+        if wanted < 18 <= found:
+            _axes_alone(model)
+        moved = onnx.version_converter.convert_version(model, wanted)
+        onnx.checker.check_model(moved, full_check=True)
+    return moved
+
+
 def save(model: Any, path: Path, *, external: bool) -> None:
     """Write a model that was read whole, its weights beside it if they are many, and check it.
 
@@ -96,3 +121,11 @@ def _copy(program: Program, path: Path, most_opset: int | None, most_ir: int) ->
     # Newer IR versions only add types and annotations; the checker finds those that are in use.
     model.ir_version = min(model.ir_version, most_ir)
     save(model, path, external=program.weight_bytes > SINGLE_FILE_BYTES)
+
+
+def _axes_alone(model: Any) -> None:
+    """Drop a default that reductions got with opset 18: the converter leaves it behind."""
+    for node in model.graph.node:
+        for attribute in list(node.attribute):
+            if attribute.name == "noop_with_empty_axes" and attribute.i == 0:
+                node.attribute.remove(attribute)

@@ -1,4 +1,4 @@
-"""ONNX graphs that hold their own types: opsets held to what a device reads, and f16.
+"""ONNX graphs that hold their own types: f16.
 
 TensorRT takes precision from the graph: from 11 on it knows nothing else. So an f16 variant is a
 graph with f16 weights and casts, whose inputs and outputs keep the types of the signature. Pure:
@@ -13,19 +13,16 @@ In f16 stays f32:
 - an operator with a weight beyond 65504, unless the weight stands for infinity as in attention
   masks: that is clamped to the largest f16;
 - an operator with values beyond a quarter of 65504 on real inputs, where samples were given;
-- `If`, `Loop` and `Scan` with all that is inside, and what ONNX defines for f32 alone.
+- `If`, `Loop` and `Scan` with all that is inside and all that it reads from outside;
+- what ONNX defines for f32 alone, and what draws random numbers.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from agent.errors import ToolchainError
-from agent.sessions.onnxruntime import import_runtime
 from targets.lowering.onnx_files import opset_of
 from targets.lowering.vendor import vendor_errors
 
@@ -43,8 +40,15 @@ _SUMS = frozenset(
 )
 _POOLS = frozenset({"GlobalAveragePool", "GlobalLpPool"})
 _SOFT = frozenset({"Softmax", "LogSoftmax", "LpNormalization"})
+_F32, _F16 = 1, 10  # TensorProto.FLOAT, TensorProto.FLOAT16
+_F32_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}
+"""What ONNX defines in f32 whatever the data is: regions and scales."""
+F16_SCALES_OPSET = 19
+"""The first in which a Q/DQ pair may scale in f16, and the first with FP8."""
 _F32_ONLY = frozenset(
     {"If", "Loop", "Scan", "Range", "NonMaxSuppression", "RoiAlign", "Multinomial", "DFT", "STFT"}
+    | {"Constant", "EyeLike", "RandomNormal", "RandomNormalLike", "RandomUniform", "Bernoulli"}
+    | {"RandomUniformLike", "CastLike"}
     | {
         "MelWeightMatrix",
         "HannWindow",
@@ -55,37 +59,15 @@ _F32_ONLY = frozenset(
 )
 
 
-def at_opset(model: Any, *, most: int, least: int = 1) -> Any:
-    """The model in an opset from `least` to `most`, and as it is where it already is.
-
-    Raises:
-        ToolchainError: an operator has no form in that opset.
-    """
-    import onnx
-
-    found = opset_of(model)
-    wanted = min(max(found, least), most)
-    if wanted == found:
-        return model
-    with vendor_errors(
-        f"the graph cannot be moved from opset {found} to {wanted}",
-        cause="An operator has no form there, which the device's runtime would need.",
-        remedy=f"Export the model with opset_version={wanted}, or leave the old runtime out of "
-        "the profile.",
-    ):
-        if wanted < 18 <= found:
-            _axes_alone(model)
-        moved = onnx.version_converter.convert_version(model, wanted)
-        onnx.checker.check_model(moved, full_check=True)
-    return moved
-
-
 def to_f16(
     model: Any,
     dims: Mapping[str, tuple[int, int, int]],
     maxima: Mapping[str, float] | None = None,
 ) -> tuple[Any, tuple[str, ...]]:
     """The model in f16, with its inputs and outputs in their declared types.
+
+    ONNX Runtime's own converter is no help: where two operators that stay in f32 read one tensor
+    it writes an invalid graph, and what passes between two of them it rounds to f16 (1.31).
 
     Args:
         model: in f32, perhaps with Q/DQ pairs.
@@ -96,30 +78,126 @@ def to_f16(
         The model, and the names of operators that stay in f32.
 
     Raises:
-        ToolchainError: the converter refuses.
+        ToolchainError: a type cannot be inferred, or an operator has no f16 form.
     """
     import onnx
 
-    _name_nodes(model)
     with vendor_errors(
         "the graph cannot be converted to f16",
         cause="An operator has no f16 form, or its types cannot be inferred.",
         remedy="Leave f16 out for this model.",
     ):
+        _name_nodes(model)
+        _constants_as_weights(model)
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-        kept = tuple(sorted(set(_delicate(inferred, dims)) | set(_too_large(inferred, maxima))))
-        with _ort_float16() as convert:
-            made = convert(
-                inferred,
-                keep_io_types=True,
-                disable_shape_infer=True,
-                op_block_list=[],
-                node_block_list=list(kept),
-            )
-        _sort(made)
-        _drop_inner_types(made)
+        kept = set(_delicate(inferred, dims)) | set(_too_large(inferred, maxima))
+        made = _Halving(inferred, kept).run()
         onnx.checker.check_model(made, full_check=True)
-    return made, kept
+    return made, tuple(sorted(kept))
+
+
+class _Halving:
+    """One walk over the operators: each reads its floats in its own type, by casts made once."""
+
+    def __init__(self, model: Any, kept: set[str]) -> None:
+        self._model = model
+        self._kept = kept
+        self._floats = _floats(model)
+        self._weights = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._outputs = {port.name for port in model.graph.output}
+        # Tensor -> what holds it in f16 and in f32.
+        self._half: dict[str, str] = {}
+        self._full: dict[str, str] = {name: name for name in self._weights}
+        self._full |= {port.name: port.name for port in model.graph.input}
+        self._nodes: list[Any] = []
+
+    def run(self) -> Any:
+        """The rewritten model."""
+        for node in list(self._model.graph.node):
+            if node.name in self._kept:
+                self._keep(node)
+            else:
+                self._halve(node)
+        graph = self._model.graph
+        del graph.node[:]
+        graph.node.extend(self._nodes)
+        used = {name for node in nodes(graph) for name in node.input} | self._outputs
+        weights = [tensor for tensor in graph.initializer if tensor.name in used]
+        del graph.initializer[:]
+        graph.initializer.extend(weights)
+        del graph.value_info[:]  # notes on types that are no longer so
+        return self._model
+
+    def _keep(self, node: Any) -> None:
+        for index, name in enumerate(node.input):
+            if name in self._floats:
+                node.input[index] = self._in_f32(name)
+        self._full |= {name: name for name in node.output}
+        self._nodes.append(node)
+
+    def _halve(self, node: Any) -> None:
+        for index, name in enumerate(node.input):
+            if name in self._floats:
+                fixed = index in _F32_INPUTS.get(node.op_type, ())
+                node.input[index] = self._in_f32(name) if fixed else self._in_f16(name)
+        _halve_attributes(node)
+        self._nodes.append(node)
+        for index, name in enumerate(node.output):
+            if name in self._floats and name in self._outputs:
+                node.output[index] = self._half[name] = f"{name}/f16"
+                self._cast(self._half[name], name, to=_F32)
+                self._full[name] = name
+            elif name in self._floats:
+                self._half[name] = name
+
+    def _in_f32(self, name: str) -> str:
+        if name not in self._full:
+            self._full[name] = self._cast(self._half[name], f"{name}/f32", to=_F32)
+        return self._full[name]
+
+    def _in_f16(self, name: str) -> str:
+        if name not in self._half:
+            self._half[name] = f"{name}/f16"
+            if name in self._weights:
+                self._model.graph.initializer.append(_halved(self._weights[name], f"{name}/f16"))
+            else:
+                self._cast(self._full[name], f"{name}/f16", to=_F16)
+        return self._half[name]
+
+    def _cast(self, source: str, name: str, *, to: int) -> str:
+        import onnx
+
+        node = onnx.helper.make_node("Cast", [source], [name], name=f"{name}/cast", to=to)
+        self._nodes.append(node)
+        return name
+
+
+def _halve_attributes(node: Any) -> None:
+    """An operator that makes floats of something else makes f16 of it."""
+    import onnx
+
+    if node.op_type == "Cast":
+        for attribute in node.attribute:
+            if attribute.name == "to" and attribute.i == _F32:
+                attribute.i = _F16
+    if node.op_type == "ConstantOfShape":
+        values = [attribute for attribute in node.attribute if attribute.name == "value"]
+        for attribute in values:
+            if attribute.t.data_type == _F32:
+                attribute.t.CopyFrom(_halved(attribute.t, attribute.t.name))
+        if not values:  # the default is an f32 zero
+            zero = onnx.helper.make_tensor("value", _F16, [1], [0.0])
+            node.attribute.append(onnx.helper.make_attribute("value", zero))
+
+
+def _halved(tensor: Any, name: str) -> Any:
+    """In f16, finite where it was: what stands for infinity becomes the largest number."""
+    import numpy as np
+    from onnx import numpy_helper
+
+    array = numpy_helper.to_array(tensor)
+    bounded = np.where(np.isfinite(array), array.clip(-F16_MOST, F16_MOST), array)
+    return numpy_helper.from_array(bounded.astype(np.float16), name)
 
 
 def constants(model: Any) -> dict[str, Any]:
@@ -162,27 +240,31 @@ def _delicate(model: Any, dims: Mapping[str, tuple[int, int, int]]) -> Iterator[
     shapes = _shapes(model, dims)
     values = constants(model)
     floats = _floats(model)
+    captured = _captured(model)
+    f16_pairs = opset_of(model) >= F16_SCALES_OPSET
     for node in model.graph.node:
         if not floats & {*node.input, *node.output}:
             continue
-        if node.op_type in _RANGE | _F32_ONLY:
+        pair = node.op_type in ("QuantizeLinear", "DequantizeLinear")
+        if (
+            node.op_type in _RANGE | _F32_ONLY
+            or captured & {*node.output}
+            or (pair and not (f16_pairs and _scale_fits(node, values)))
+        ):
             yield node.name
         elif node.op_type in _SUMS | _SOFT | _POOLS:
             length = _length(node, shapes, values)
             if length is None or length > LONGEST:
                 yield node.name
-        elif _overflows(values[name] for name in node.input if name in values) or (
-            _scale_underflows(node, values)
-        ):
+        elif _overflows(values[name] for name in node.input if name in values):
             yield node.name
 
 
 def _floats(model: Any) -> set[str]:
     """The tensors that are f32 now."""
-    f32 = 1  # TensorProto.FLOAT
     ports = (*model.graph.input, *model.graph.output, *model.graph.value_info)
-    found = {value.name for value in ports if value.type.tensor_type.elem_type == f32}
-    return found | {tensor.name for tensor in model.graph.initializer if tensor.data_type == f32}
+    found = {value.name for value in ports if value.type.tensor_type.elem_type == _F32}
+    return found | {tensor.name for tensor in model.graph.initializer if tensor.data_type == _F32}
 
 
 def _too_large(model: Any, maxima: Mapping[str, float] | None) -> Iterator[str]:
@@ -208,11 +290,9 @@ LEAST_F16_SCALE = 2.0**-17
 """Below it a scale in f16 has fewer bits left than int8 itself: such a pair stays in f32."""
 
 
-def _scale_underflows(node: Any, values: Mapping[str, Any]) -> bool:
-    if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
-        return False
+def _scale_fits(node: Any, values: Mapping[str, Any]) -> bool:
     scale = values.get(node.input[1])
-    return scale is None or bool((scale < LEAST_F16_SCALE).any())
+    return scale is not None and bool((scale >= LEAST_F16_SCALE).all())
 
 
 def _length(
@@ -264,69 +344,28 @@ def _name_nodes(model: Any) -> None:
         seen.add(node.name)
 
 
-def _axes_alone(model: Any) -> None:
-    """Drop a default that reductions got with opset 18: the converter leaves it behind."""
+def _constants_as_weights(model: Any) -> None:
+    """Float constants as initialisers, so that there is one kind of them."""
+    import onnx
+
+    for node in list(model.graph.node):
+        if node.op_type != "Constant" or node.output[0] in {p.name for p in model.graph.output}:
+            continue
+        for attribute in node.attribute:
+            if attribute.name == "value" and attribute.t.data_type == _F32:
+                tensor = onnx.TensorProto()
+                tensor.CopyFrom(attribute.t)
+                tensor.name = node.output[0]
+                model.graph.initializer.append(tensor)
+                model.graph.node.remove(node)
+
+
+def _captured(model: Any) -> set[str]:
+    """Tensors that subgraphs read from outside."""
+    found: set[str] = set()
     for node in model.graph.node:
-        for attribute in list(node.attribute):
-            if attribute.name == "noop_with_empty_axes" and attribute.i == 0:
-                node.attribute.remove(attribute)
-
-
-def _sort(model: Any) -> None:
-    """Operators in the order of their data: the converter appends its casts at the end."""
-    graph = model.graph
-    known = {tensor.name for tensor in graph.initializer} | {port.name for port in graph.input}
-    waiting = list(graph.node)
-    ordered: list[Any] = []
-    while waiting:
-        ready = []
-        rest = []
-        for node in waiting:
-            if all(not name or name in known for name in _needs(node)):
-                ready.append(node)
-                known.update(node.output)
-            else:
-                rest.append(node)
-        if not ready:
-            raise ToolchainError(
-                f"{waiting[0].name} reads {list(waiting[0].input)}, which nothing makes.",
-                cause="The converter lost a connection.",
-                remedy="Leave f16 out for this model.",
-            )
-        ordered += ready
-        waiting = rest
-    del graph.node[:]
-    graph.node.extend(ordered)
-
-
-def _needs(node: Any) -> Iterator[str]:
-    """What an operator reads, its subgraphs' reads from outside included."""
-    yield from node.input
-    for attribute in node.attribute:
-        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-            inside = {tensor.name for tensor in graph.initializer}
-            inside |= {port.name for port in graph.input}
-            inside |= {name for inner in graph.node for name in inner.output}
-            for inner in graph.node:
-                yield from (name for name in _needs(inner) if name not in inside)
-
-
-def _drop_inner_types(model: Any) -> None:
-    """Forget the notes on inner tensors: the checker infers them anew, and holds all against it."""
-    del model.graph.value_info[:]
-
-
-@contextlib.contextmanager
-def _ort_float16() -> Iterator[Any]:
-    """ONNX Runtime's converter, without the folder that its package adds to the path.
-
-    That folder holds modules called `models` and `metrics`, which a user's code may look for.
-    """
-    import_runtime()
-    before = list(sys.path)
-    try:
-        from onnxruntime.transformers.float16 import convert_float_to_float16
-
-        yield convert_float_to_float16
-    finally:
-        sys.path[:] = before
+        for attribute in node.attribute:
+            for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                found |= {name for inner in nodes(graph) for name in inner.input}
+                found |= {port.name for port in graph.output}
+    return found

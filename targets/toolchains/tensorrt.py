@@ -20,6 +20,7 @@ from targets.interface import Availability, Calibration, Lowered, Problem, Progr
 from targets.lowering import onnx_files, onnx_symmetric, tensorrt_support, typed_onnx
 from targets.lowering.export import EXPORT_OPSETS, SINGLE_FILE_BYTES
 from targets.lowering.onnx_levels import TENSORRT_IR, tensorrt_for, tensorrt_reads
+from targets.lowering.typed_onnx import F16_SCALES_OPSET
 from targets.lowering.vendor import availability, version_of
 
 NAME = "tensorrt"
@@ -30,8 +31,6 @@ _FILE = "model.onnx"
 _BACKENDS = ("GPU", "DLA")
 _PRECISIONS = ("f32", "f16", "int8", "fp8")
 _QUANTISED = ("int8", "fp8")
-F16_SCALES_OPSET = 19
-"""The first in which a Q/DQ pair may scale in f16, and the first with FP8."""
 PER_CHANNEL_OPSET = 13
 
 
@@ -84,7 +83,7 @@ def lower(program: Program, recipe: Recipe, calibration: Calibration | None, out
             remedy="Declare samples in sdk.toml: a few hundred real inputs are enough.",
         )
     model = _float_model(program, recipe, out)
-    model = typed_onnx.at_opset(model, most=recipe.opset, least=_least_opset(recipe))
+    model = onnx_files.at_opset(model, most=recipe.opset, least=_least_opset(recipe))
     _check_operators(model, str(recipe.options["release"]))
     notes: tuple[str, ...] = ()
     if recipe.precision in _QUANTISED:
