@@ -5,8 +5,11 @@ Its content needs no script; a few lines of one let the table of reasons be sort
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import os
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from agent.identity import Conditions
@@ -21,17 +24,16 @@ from sdk.summary import CandidateSummary, ProfileSummary, Summary
 MOST_OPERATORS = 12
 
 
-def render(summary: Summary) -> str:
-    """The page as HTML; every text that comes from outside is escaped."""
-    import jinja2
+def render(summary: Summary, *, compiled: Path | None = None) -> str:
+    """The page as HTML; every text that comes from outside is escaped.
 
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    Args:
+        summary: what to show.
+        compiled: a folder that keeps the compiled template, which takes longer than all the rest.
+    """
     folder = resources.files("sdk.report")
-    template = environment.from_string((folder / "page.html.j2").read_text(encoding="utf-8"))
     when = datetime.datetime.fromtimestamp(summary.started, datetime.timezone.utc)
-    return template.render(
+    page: str = _template(compiled).render(
         summary=summary,
         style=(folder / "page.css").read_text(encoding="utf-8"),
         script=(folder / "page.js").read_text(encoding="utf-8"),
@@ -42,6 +44,33 @@ def render(summary: Summary) -> str:
         machine=_machine(summary),
         figures=figures,
     )
+    return page
+
+
+def _template(compiled: Path | None) -> Any:
+    import jinja2
+
+    folder = resources.files("sdk.report")
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    with contextlib.suppress(OSError):  # a full or read-only disk: nothing is lost but the time
+        if compiled is not None and _is_ours_alone(compiled):
+            environment.bytecode_cache = jinja2.FileSystemBytecodeCache(str(compiled))
+        return environment.get_template("page.html.j2")
+    environment.bytecode_cache = None
+    return environment.get_template("page.html.j2")
+
+
+def _is_ours_alone(folder: Path) -> bool:
+    """Code is loaded from there, so nobody else may write to it, as into a shared cache."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.stat()
+    return found.st_uid == os.geteuid() and not found.st_mode & 0o022
 
 
 def _result(result: ProfileSummary, index: int) -> dict[str, Any]:
