@@ -73,7 +73,9 @@ def build(
         from sdk.report.terminal import print_summary
 
         print_summary(summary, out_console())
-        out_console().print(f"\nwritten to {out / summary.model}", style="dim", soft_wrap=True)
+        written = out / summary.model
+        told = f"\nwritten to {written}; the page is {written / 'report.html'}"
+        out_console().print(told, style="dim", soft_wrap=True, markup=False)
     error = conductor.exit_error(summary, strict=strict)
     if error is not None:
         raise error

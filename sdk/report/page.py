@@ -144,6 +144,7 @@ def _limits(result: ProfileSummary) -> list[dict[str, Any]]:
                 "help": KINDS[name].help,
                 "demand": figures.demand(name, value),
                 "found": figures.limit_figure(name, own.value if own else None),
+                "bounds": _bounds(name, chosen) if chosen else "",
                 "verdict": own.verdict if own else None,
                 "evidence": figures.evidence(own) if own else "",
                 "note": own.note if own else "",
@@ -151,6 +152,19 @@ def _limits(result: ProfileSummary) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _bounds(name: str, chosen: CandidateSummary) -> str:
+    """What the verdict follows, where the figure has bounds of its own."""
+    quantile = name.removeprefix("latency_").removesuffix("_ms")
+    own = chosen.latency_ms.bounds if chosen.latency_ms else None
+    if own is not None and quantile in own:
+        bounds = own[quantile]
+        return f"{figures.number(bounds.low)} to {figures.number(bounds.high)} ms"
+    if name == "accuracy_drop" and chosen.accuracy is not None:
+        found = chosen.accuracy
+        return f"{figures.percent(found.low)} to {figures.percent(found.high)} %"
+    return ""
 
 
 def _tally(name: str, result: ProfileSummary) -> str:
