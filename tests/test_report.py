@@ -276,6 +276,7 @@ def test_an_estimate_is_never_shown_as_a_measurement() -> None:
     page = render(ALL["estimated"])
     assert "Latency distributions" not in page
     assert "~0.5 to 4.5" in page
+    assert "<small>0.5 to 4.5 ms</small>" in page, "the limit shows the interval too"
     assert "estimated 40 to 480 MiB" in page
     assert '<svg class="mark estimate' in page
     assert '<svg class="mark measured' not in page

@@ -164,6 +164,16 @@ def _bounds(name: str, chosen: CandidateSummary) -> str:
     if name == "accuracy_drop" and chosen.accuracy is not None:
         found = chosen.accuracy
         return f"{figures.percent(found.low)} to {figures.percent(found.high)} %"
+    predicted = chosen.estimate
+    if name.startswith("latency_") and chosen.latency_ms is None and predicted.latency_ms:
+        low, high = predicted.latency_ms.low, predicted.latency_ms.high
+        return f"{figures.rough(low)} to {figures.rough(high)} ms"
+    if name == "peak_memory_mib" and chosen.peak_memory_bytes is None:
+        found_bytes = predicted.peak_memory_bytes
+        scale = 1 << 20
+        if found_bytes is not None:
+            low, high = found_bytes.low / scale, found_bytes.high / scale
+            return f"{figures.rough(low)} to {figures.rough(high)} MiB"
     return ""
 
 
