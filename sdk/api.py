@@ -23,7 +23,7 @@ from sdk import conductor
 from sdk.capture.golden import is_at_opt
 from sdk.catalog import Build, Catalog
 from sdk.events import OnEvent, ignore
-from sdk.folders import data_folder
+from sdk.folders import cache_folder, data_folder
 from sdk.golden_check import GoldenCheck, check_golden
 from sdk.limits import check_limit
 from sdk.report.page import render
@@ -161,7 +161,8 @@ def write_page(summary: Summary, path: str | Path) -> None:
     Raises:
         StorageError: it cannot be written there.
     """
-    write_atomic(Path(path), render(summary).encode())
+    page = render(summary, compiled=cache_folder() / "templates")
+    write_atomic(Path(path), page.encode())
 
 
 def compare_builds(old: str | Path, new: str | Path) -> BuildComparison:

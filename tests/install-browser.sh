@@ -9,6 +9,6 @@ if [ "$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then
   echo "tests/install-browser.sh: not root, or no apt-get: the browser tests will be skipped" >&2
   exit 0
 fi
-apt-get update -qq
-DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+apt-get -o Acquire::Retries=3 update -qq
+DEBIAN_FRONTEND=noninteractive apt-get -o Acquire::Retries=3 install -y -qq --no-install-recommends \
   chromium chromium-driver fonts-dejavu-core > /dev/null

@@ -260,10 +260,23 @@ def test_the_page_of_a_proven_build_has_all_its_parts() -> None:
     assert "What is unproven" not in page
 
 
+def test_a_compiled_template_gives_the_same_page_from_our_own_folder_only(tmp_path: Path) -> None:
+    page = render(ALL["proven"])
+    ours, shared, none = (tmp_path / name for name in ("ours", "shared", "file"))
+    shared.mkdir()
+    shared.chmod(0o777)
+    none.write_text("")
+    for folder in (ours, ours, shared, none):
+        assert render(ALL["proven"], compiled=folder) == page
+    assert list(ours.iterdir())
+    assert not list(shared.iterdir())
+
+
 def test_an_estimate_is_never_shown_as_a_measurement() -> None:
     page = render(ALL["estimated"])
     assert "Latency distributions" not in page
     assert "~0.5 to 4.5" in page
+    assert "<small>0.5 to 4.5 ms</small>" in page, "the limit shows the interval too"
     assert "estimated 40 to 480 MiB" in page
     assert '<svg class="mark estimate' in page
     assert '<svg class="mark measured' not in page

@@ -81,7 +81,9 @@ def build(
         for result in summary.results:
             for note in result.notes:
                 out_console().print(f"{result.profile}: {note}", style="dim", soft_wrap=True)
-        out_console().print(f"\nwritten to {out / summary.model}", style="dim", soft_wrap=True)
+        written = out / summary.model
+        told = f"\nwritten to {written}; the page is {written / 'report.html'}"
+        out_console().print(told, style="dim", soft_wrap=True, markup=False)
     error = conductor.exit_error(summary, strict=strict)
     if error is not None:
         raise error

@@ -5,8 +5,11 @@ Its content needs no script; a few lines of one let the table of reasons be sort
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import os
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from agent.identity import Conditions
@@ -21,17 +24,16 @@ from sdk.summary import CandidateSummary, ProfileSummary, Summary
 MOST_OPERATORS = 12
 
 
-def render(summary: Summary) -> str:
-    """The page as HTML; every text that comes from outside is escaped."""
-    import jinja2
+def render(summary: Summary, *, compiled: Path | None = None) -> str:
+    """The page as HTML; every text that comes from outside is escaped.
 
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    Args:
+        summary: what to show.
+        compiled: a folder that keeps the compiled template, which takes longer than all the rest.
+    """
     folder = resources.files("sdk.report")
-    template = environment.from_string((folder / "page.html.j2").read_text(encoding="utf-8"))
     when = datetime.datetime.fromtimestamp(summary.started, datetime.timezone.utc)
-    return template.render(
+    page: str = _template(compiled).render(
         summary=summary,
         style=(folder / "page.css").read_text(encoding="utf-8"),
         script=(folder / "page.js").read_text(encoding="utf-8"),
@@ -42,6 +44,33 @@ def render(summary: Summary) -> str:
         machine=_machine(summary),
         figures=figures,
     )
+    return page
+
+
+def _template(compiled: Path | None) -> Any:
+    import jinja2
+
+    folder = resources.files("sdk.report")
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    with contextlib.suppress(OSError):  # a full or read-only disk: nothing is lost but the time
+        if compiled is not None and _is_ours_alone(compiled):
+            environment.bytecode_cache = jinja2.FileSystemBytecodeCache(str(compiled))
+        return environment.get_template("page.html.j2")
+    environment.bytecode_cache = None
+    return environment.get_template("page.html.j2")
+
+
+def _is_ours_alone(folder: Path) -> bool:
+    """Code is loaded from there, so nobody else may write to it, as into a shared cache."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.stat()
+    return found.st_uid == os.geteuid() and not found.st_mode & 0o022
 
 
 def _result(result: ProfileSummary, index: int) -> dict[str, Any]:
@@ -115,6 +144,7 @@ def _limits(result: ProfileSummary) -> list[dict[str, Any]]:
                 "help": KINDS[name].help,
                 "demand": figures.demand(name, value),
                 "found": figures.limit_figure(name, own.value if own else None),
+                "bounds": _bounds(name, chosen) if chosen else "",
                 "verdict": own.verdict if own else None,
                 "evidence": figures.evidence(own) if own else "",
                 "note": own.note if own else "",
@@ -122,6 +152,29 @@ def _limits(result: ProfileSummary) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _bounds(name: str, chosen: CandidateSummary) -> str:
+    """What the verdict follows, where the figure has bounds of its own."""
+    quantile = name.removeprefix("latency_").removesuffix("_ms")
+    own = chosen.latency_ms.bounds if chosen.latency_ms else None
+    if own is not None and quantile in own:
+        bounds = own[quantile]
+        return f"{figures.number(bounds.low)} to {figures.number(bounds.high)} ms"
+    if name == "accuracy_drop" and chosen.accuracy is not None:
+        found = chosen.accuracy
+        return f"{figures.percent(found.low)} to {figures.percent(found.high)} %"
+    predicted = chosen.estimate
+    if name.startswith("latency_") and chosen.latency_ms is None and predicted.latency_ms:
+        low, high = predicted.latency_ms.low, predicted.latency_ms.high
+        return f"{figures.rough(low)} to {figures.rough(high)} ms"
+    if name == "peak_memory_mib" and chosen.peak_memory_bytes is None:
+        found_bytes = predicted.peak_memory_bytes
+        scale = 1 << 20
+        if found_bytes is not None:
+            low, high = found_bytes.low / scale, found_bytes.high / scale
+            return f"{figures.rough(low)} to {figures.rough(high)} MiB"
+    return ""
 
 
 def _tally(name: str, result: ProfileSummary) -> str:

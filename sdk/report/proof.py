@@ -146,7 +146,8 @@ def _on_a_device(missing: str, result: ProfileSummary) -> _Way:
         return _Way(missing, remedy)
     words = device_words(result.match)
     where = f"{device}, a machine whose {words}" if words else device
-    return _Way(missing, f"Run the same build on the device itself: {where}.", command_for(result))
+    remedy = f"Run the same build on the device itself, with Python 3.11 or newer: {where}."
+    return _Way(missing, remedy, command_for(result))
 
 
 def _condition(path: str, want: Any) -> str:

@@ -6,8 +6,6 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 
-from markupsafe import Markup
-
 from sdk.report import svg
 from sdk.report.figures import (
     asked,
@@ -81,7 +79,7 @@ def _drop_scale(found: Sequence[Point], limit: float | None) -> Scale:
     return linear([100 * value for value in values])
 
 
-def _grid(across: Scale, up: Scale) -> list[Markup]:
+def _grid(across: Scale, up: Scale) -> list[str]:
     parts = []
     for tick in across.ticks():
         x = at(tick.position)
@@ -95,11 +93,11 @@ def _grid(across: Scale, up: Scale) -> list[Markup]:
     return parts
 
 
-def _x_label(x: str, label: str) -> Markup:
+def _x_label(x: str, label: str) -> str:
     return svg.text(x, "100%", label, kind="tick", dy=20, anchor="middle")
 
 
-def _limits(limits: dict[str, float], across: Scale, up: Scale) -> list[Markup]:
+def _limits(limits: dict[str, float], across: Scale, up: Scale) -> list[str]:
     parts = []
     drop = limits.get("accuracy_drop")
     if drop is not None and 100 * drop <= up.high:
@@ -116,7 +114,7 @@ def _limits(limits: dict[str, float], across: Scale, up: Scale) -> list[Markup]:
     return parts
 
 
-def _front_lines(front: Sequence[Point], across: Scale, up: Scale) -> list[Markup]:
+def _front_lines(front: Sequence[Point], across: Scale, up: Scale) -> list[str]:
     """Steps: from each point on, until the next is reached, its drop is the least to be had."""
     parts = []
     for one, other in itertools.pairwise(front):
@@ -126,7 +124,7 @@ def _front_lines(front: Sequence[Point], across: Scale, up: Scale) -> list[Marku
     return parts
 
 
-def _bars(found: Sequence[Point], across: Scale, up: Scale) -> list[Markup]:
+def _bars(found: Sequence[Point], across: Scale, up: Scale) -> list[str]:
     parts = []
     for point in found:
         x, y = _place(point, across, up)
@@ -139,9 +137,7 @@ def _bars(found: Sequence[Point], across: Scale, up: Scale) -> list[Markup]:
     return parts
 
 
-def _markers(
-    found: Sequence[Point], result: ProfileSummary, across: Scale, up: Scale
-) -> list[Markup]:
+def _markers(found: Sequence[Point], result: ProfileSummary, across: Scale, up: Scale) -> list[str]:
     places = [_place(point, across, up) for point in found]
     labels = place_labels(places, [str(point.row) for point in found])
     parts = []

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from markupsafe import Markup
-
 from sdk.report import svg
 from sdk.report.figures import (
     asked,
@@ -143,7 +141,7 @@ def _rows(result: ProfileSummary) -> list[tuple[int, CandidateSummary]]:
 
 def _heading(
     row: int, candidate: CandidateSummary, result: ProfileSummary, place: int, figure: str
-) -> list[Markup]:
+) -> list[str]:
     name = name_and_digest(candidate.identifier)[0]
     shown = name if len(name) <= _NAME_LENGTH else f"{name[: _NAME_LENGTH - 1]}\u2026"
     chosen = " chosen" if candidate.identifier == result.selected else ""
@@ -154,7 +152,7 @@ def _heading(
     ]
 
 
-def _axis(across: Scale, label: str) -> list[Markup]:
+def _axis(across: Scale, label: str) -> list[str]:
     parts = []
     for tick in across.ticks():
         x = at(tick.position)
@@ -164,7 +162,7 @@ def _axis(across: Scale, label: str) -> list[Markup]:
     return parts
 
 
-def _limit(across: Scale, limit: float, label: str, rows: int) -> list[Markup]:
+def _limit(across: Scale, limit: float, label: str, rows: int) -> list[str]:
     """A line beside the strips and not through the names."""
     x = at(across.position(limit))
     lines = [
@@ -196,7 +194,7 @@ def _end(latency: LatencySummary) -> float:
     return min(latency.p99 or body, _FAR * body)
 
 
-def _strip(latency: LatencySummary, across: Scale, middle: int) -> list[Markup]:
+def _strip(latency: LatencySummary, across: Scale, middle: int) -> list[str]:
     spread = latency.spread
     if spread is None:  # an older summary: the quantiles are all there is
         low, high = latency.low, latency.high
@@ -218,14 +216,10 @@ def _strip(latency: LatencySummary, across: Scale, middle: int) -> list[Markup]:
         parts += _ticks([latency.p99], across, middle, 4, "whisker")
     for window in latency.windows or ():
         x = at(across.position(window))
-        parts.append(
-            Markup('<circle class="turn" cx="{}" cy="{}" r="1.6"/>').format(x, middle + 10)
-        )
+        parts.append(svg.dot(x, f"{middle + 10}", "turn"))
     return parts
 
 
-def _ticks(
-    values: Sequence[float], across: Scale, middle: int, half: int, kind: str
-) -> list[Markup]:
+def _ticks(values: Sequence[float], across: Scale, middle: int, half: int, kind: str) -> list[str]:
     places = [at(across.position(value)) for value in values]
     return [svg.line(x, f"{middle - half}", x, f"{middle + half}", kind) for x in places]

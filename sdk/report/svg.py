@@ -13,9 +13,9 @@ import dataclasses
 from markupsafe import Markup, escape
 
 MARKERS = {
-    "measured": Markup('<circle r="5.5"/>'),
-    "estimate": Markup('<circle r="5"/>'),
-    "unmet": Markup('<path d="M-4.5-4.5 4.5 4.5M-4.5 4.5 4.5-4.5"/>'),
+    "measured": '<circle r="5.5"/>',
+    "estimate": '<circle r="5"/>',
+    "unmet": '<path d="M-4.5-4.5 4.5 4.5M-4.5 4.5 4.5-4.5"/>',
 }
 """Shapes around 0, 0: a disc, a ring (by its style), a cross."""
 
@@ -35,56 +35,46 @@ class Plot:
 
 
 def drawing(
-    identifier: str, title: str, description: str, height: int, *parts: Markup, kind: str = ""
+    identifier: str, title: str, description: str, height: int, *parts: str, kind: str
 ) -> Markup:
-    """The `svg` element around the parts."""
-    return Markup(
-        '<svg class="plot {}" role="img" aria-labelledby="{}-t {}-d" height="{}">'
-        '<title id="{}-t">{}</title><desc id="{}-d">{}</desc>{}</svg>'
-    ).format(
-        kind,
-        identifier,
-        identifier,
-        height,
-        identifier,
-        title,
-        identifier,
-        description,
-        Markup("").join(parts),
+    """The `svg` element around parts that the functions below made."""
+    name, told = escape(title), escape(description)
+    head = f'<title id="{identifier}-t">{name}</title><desc id="{identifier}-d">{told}</desc>'
+    labels = f'aria-labelledby="{identifier}-t {identifier}-d"'
+    return Markup(  # noqa: S704  every text in it went through escape()
+        f'<svg class="plot {kind}" role="img" {labels} height="{height}">{head}'
+        f"{''.join(parts)}</svg>"
     )
 
 
-def line(x1: str, y1: str, x2: str, y2: str, kind: str) -> Markup:
+def line(x1: str, y1: str, x2: str, y2: str, kind: str) -> str:
     """A line between two points, each `37%` or pixels."""
-    return Markup('<line class="{}" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(kind, x1, y1, x2, y2)
+    return f'<line class="{kind}" x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}"/>'
 
 
-def bar(x: str, y: str, width: str, height: str, kind: str, title: str = "") -> Markup:
-    """A rectangle; with a title that is shown on hovering."""
-    return Markup('<rect class="{}" x="{}" y="{}" width="{}" height="{}">{}</rect>').format(
-        kind, x, y, width, height, _title(title)
-    )
+def bar(x: str, y: str, width: str, height: str, kind: str) -> str:
+    """A rectangle."""
+    return f'<rect class="{kind}" x="{x}" y="{y}" width="{width}" height="{height}"/>'
+
+
+def dot(x: str, y: str, kind: str) -> str:
+    """A small disc."""
+    return f'<circle class="{kind}" cx="{x}" cy="{y}" r="1.6"/>'
 
 
 def text(
     x: str, y: str, content: str, *, kind: str = "", dx: float = 0, dy: float = 0, anchor: str = ""
-) -> Markup:
+) -> str:
     """A text at a point, moved by pixels."""
-    where = Markup(' text-anchor="{}"').format(anchor) if anchor else ""
-    return Markup('<text class="{}" x="{}" y="{}" dx="{:g}" dy="{:g}"{}>{}</text>').format(
-        kind, x, y, dx, dy, where, content
-    )
+    where = f' text-anchor="{anchor}"' if anchor else ""
+    place = f'x="{x}" y="{y}" dx="{dx:g}" dy="{dy:g}"'
+    return f'<text class="{kind}" {place}{where}>{escape(content)}</text>'
 
 
-def marker(x: str, y: str, shape: str, kind: str, title: str) -> Markup:
-    """A shape of fixed size at a point."""
-    return Markup('<svg class="mark {}" x="{}" y="{}">{}{}</svg>').format(
-        kind, x, y, _title(title), MARKERS[shape]
-    )
-
-
-def _title(content: str) -> Markup:
-    return Markup("<title>{}</title>").format(escape(content)) if content else Markup("")
+def marker(x: str, y: str, shape: str, kind: str, title: str) -> str:
+    """A shape of fixed size at a point; its title is shown on hovering."""
+    inner = f"<title>{escape(title)}</title>{MARKERS[shape]}"
+    return f'<svg class="mark {kind}" x="{x}" y="{y}">{inner}</svg>'
 
 
 def at(position: float) -> str:
