@@ -45,7 +45,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.run
 
 docs: $(STAMP)
-	$(BIN)/cog -r $(COGGED)
+	$(BIN)/cog -r $(COGGED) docs/explanation/estimates.md
 
 clean:
 	rm -rf $(VENV) build *.egg-info

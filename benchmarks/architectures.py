@@ -1,9 +1,8 @@
 """The networks behind published latencies, in plain PyTorch: shapes only, weights do not matter.
 
 `cost_table(NAME)` exports one without allocating its weights and returns the program that the
-estimate would see. Each is written from its paper. The two detectors are not the published code:
-they are networks of the same block structure, whose GFLOP and parameters lie close to the published
-figures (`PUBLISHED_COST`), which is all that a cost table needs.
+estimate would see. Each is written from its paper, the detectors from the published structure of
+their blocks.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from agent.manifest import Signature
+from benchmarks.detectors import convolution, detector8, detector11
 from sdk.capture.graph import activation_bytes, costs, exported_graph
 from targets.interface import Program
 
@@ -57,22 +57,6 @@ def cost_table(name: str) -> Program:
     )
 
 
-def _conv(
-    inputs: int,
-    outputs: int,
-    kernel: int = 1,
-    *,
-    stride: int = 1,
-    groups: int = 1,
-    activation: Callable[[], nn.Module] = nn.ReLU,
-) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(outputs),
-        activation(),
-    )
-
-
 class _Pooled(nn.Module):
     """The mean over the image, then a classifier."""
 
@@ -91,14 +75,14 @@ class _Bottleneck(nn.Module):
         super().__init__()
         outputs = 4 * width
         self.body = nn.Sequential(
-            _conv(inputs, width),
-            _conv(width, width, 3, stride=stride),
-            _conv(width, outputs, activation=nn.Identity),
+            convolution(inputs, width),
+            convolution(width, width, 3, stride=stride),
+            convolution(width, outputs, activation=nn.Identity),
         )
         self.shortcut = (
             nn.Identity()
             if inputs == outputs and stride == 1
-            else _conv(inputs, outputs, stride=stride, activation=nn.Identity)
+            else convolution(inputs, outputs, stride=stride, activation=nn.Identity)
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -107,7 +91,7 @@ class _Bottleneck(nn.Module):
 
 def resnet50() -> nn.Module:
     """He et al. 2015, table 1, in the variant that benchmarks use."""
-    layers: list[nn.Module] = [_conv(3, 64, 7, stride=2), nn.MaxPool2d(3, 2, 1)]
+    layers: list[nn.Module] = [convolution(3, 64, 7, stride=2), nn.MaxPool2d(3, 2, 1)]
     channels = 64
     for width, blocks, stride in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
         for index in range(blocks):
@@ -149,11 +133,13 @@ class _Inverted(nn.Module):
         excite: nn.Module | None,
     ) -> None:
         super().__init__()
-        layers = [_conv(inputs, wide, activation=activation)] if wide != inputs else []
-        layers.append(_conv(wide, wide, kernel, stride=stride, groups=wide, activation=activation))
+        layers = [convolution(inputs, wide, activation=activation)] if wide != inputs else []
+        layers.append(
+            convolution(wide, wide, kernel, stride=stride, groups=wide, activation=activation)
+        )
         if excite is not None:
             layers.append(excite)
-        layers.append(_conv(wide, outputs, activation=nn.Identity))
+        layers.append(convolution(wide, outputs, activation=nn.Identity))
         self.body = nn.Sequential(*layers)
         self.adds = stride == 1 and inputs == outputs
 
@@ -167,7 +153,7 @@ def mobilenet_v2() -> nn.Module:
         (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2),
         (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
     )  # fmt: skip
-    layers: list[nn.Module] = [_conv(3, 32, 3, stride=2, activation=nn.ReLU6)]
+    layers: list[nn.Module] = [convolution(3, 32, 3, stride=2, activation=nn.ReLU6)]
     channels = 32
     for expansion, outputs, repeats, stride in rows:
         for index in range(repeats):
@@ -175,7 +161,7 @@ def mobilenet_v2() -> nn.Module:
             wide = expansion * channels
             layers.append(_Inverted(channels, wide, outputs, 3, first, nn.ReLU6, None))
             channels = outputs
-    layers.append(_conv(320, 1280, activation=nn.ReLU6))
+    layers.append(convolution(320, 1280, activation=nn.ReLU6))
     return nn.Sequential(*layers, _Pooled(nn.Linear(1280, 1000)))
 
 
@@ -183,7 +169,7 @@ def mobilenet_v3(
     rows: Sequence[tuple[int, int, int, int, bool, bool]], last: int, head: int
 ) -> nn.Module:
     """Howard et al. 2019: rows of (wide, outputs, kernel, stride, squeeze-excite, hard-swish)."""
-    layers: list[nn.Module] = [_conv(3, 16, 3, stride=2, activation=nn.Hardswish)]
+    layers: list[nn.Module] = [convolution(3, 16, 3, stride=2, activation=nn.Hardswish)]
     channels = 16
     for wide, outputs, kernel, stride, excites, hard in rows:
         activation = nn.Hardswish if hard else nn.ReLU
@@ -191,7 +177,7 @@ def mobilenet_v3(
         excite = _Excite(wide, inner, nn.ReLU, nn.Hardsigmoid) if excites else None
         layers.append(_Inverted(channels, wide, outputs, kernel, stride, activation, excite))
         channels = outputs
-    layers.append(_conv(channels, last, activation=nn.Hardswish))
+    layers.append(convolution(channels, last, activation=nn.Hardswish))
     classifier = _Pooled(nn.Linear(last, head), nn.Hardswish(), nn.Linear(head, 1000))
     return nn.Sequential(*layers, classifier)
 
@@ -217,7 +203,7 @@ def efficientnet_b0() -> nn.Module:
         (1, 3, 16, 1, 1), (6, 3, 24, 2, 2), (6, 5, 40, 2, 2), (6, 3, 80, 3, 2),
         (6, 5, 112, 3, 1), (6, 5, 192, 4, 2), (6, 3, 320, 1, 1),
     )  # fmt: skip
-    layers: list[nn.Module] = [_conv(3, 32, 3, stride=2, activation=nn.SiLU)]
+    layers: list[nn.Module] = [convolution(3, 32, 3, stride=2, activation=nn.SiLU)]
     channels = 32
     for expansion, kernel, outputs, repeats, stride in rows:
         for index in range(repeats):
@@ -226,7 +212,7 @@ def efficientnet_b0() -> nn.Module:
             first = stride if index == 0 else 1
             layers.append(_Inverted(channels, wide, outputs, kernel, first, nn.SiLU, excite))
             channels = outputs
-    layers.append(_conv(320, 1280, activation=nn.SiLU))
+    layers.append(convolution(320, 1280, activation=nn.SiLU))
     return nn.Sequential(*layers, _Pooled(nn.Linear(1280, 1000)))
 
 
@@ -281,204 +267,6 @@ class _ViT(nn.Module):
         patches = self.patches(image).flatten(2).transpose(1, 2)
         tokens = torch.cat([self.token, patches], 1) + self.places
         return self.head(self.norm(self.layers(tokens))[:, 0])
-
-
-_silu = functools.partial(_conv, activation=nn.SiLU)
-
-
-class _Pair(nn.Module):
-    """Two 3x3 convolutions beside a shortcut."""
-
-    def __init__(self, channels: int, inner: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(_silu(channels, inner, 3), _silu(inner, channels, 3))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.body(x)
-
-
-class _Nested(nn.Module):
-    """Two pairs in one half of the channels, nothing in the other."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        half = channels // 2
-        self.one, self.other = _silu(channels, half), _silu(channels, half)
-        self.pairs = nn.Sequential(_Pair(half, half), _Pair(half, half))
-        self.out = _silu(channels, channels)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.out(torch.cat([self.pairs(self.one(x)), self.other(x)], 1))
-
-
-class _Chain(nn.Module):
-    """Splits its channels, sends one half through blocks, and concatenates every stage."""
-
-    def __init__(self, inputs: int, outputs: int, inner: int, blocks: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.into = _silu(inputs, 2 * inner)
-        self.blocks = nn.ModuleList(blocks)
-        self.out = _silu((2 + len(blocks)) * inner, outputs)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        stages = list(self.into(x).chunk(2, 1))
-        for block in self.blocks:
-            stages.append(block(stages[-1]))
-        return self.out(torch.cat(stages, 1))
-
-
-class _Pyramid(nn.Module):
-    """Three max-poolings in a row, concatenated."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.into, self.out = _silu(channels, channels // 2), _silu(2 * channels, channels)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        stages = [self.into(x)]
-        for _ in range(3):
-            stages.append(functional.max_pool2d(stages[-1], 5, 1, 2))
-        return self.out(torch.cat(stages, 1))
-
-
-class _Attend(nn.Module):
-    """Attention over all positions and a small net, both with shortcuts."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.heads = max(1, channels // 64)
-        self.channels = channels
-        plain = functools.partial(_conv, activation=nn.Identity)
-        self.qkv, self.out = plain(channels, 2 * channels), plain(channels, channels)
-        self.place = plain(channels, channels, 3, groups=channels)
-        self.net = nn.Sequential(_silu(channels, 2 * channels), plain(2 * channels, channels))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        batch, _, height, width = x.shape
-        mixed = self.qkv(x).view(batch, self.heads, -1, height * width)
-        key_size = self.channels // self.heads // 2
-        query, key, value = mixed.split([key_size, key_size, 2 * key_size], 2)
-        scores = (query.transpose(2, 3) @ key).softmax(3)
-        attended = (value @ scores.transpose(2, 3)).view(batch, -1, height, width)
-        x = x + self.out(attended + self.place(value.reshape(batch, -1, height, width)))
-        return x + self.net(x)
-
-
-class _Heads(nn.Module):
-    """Boxes as distributions over 16 bins and 80 classes, at three scales."""
-
-    def __init__(self, channels: Sequence[int], *, separable: bool) -> None:
-        super().__init__()
-        box, cls = max(16, channels[0] // 4, 64), max(channels[0], 80)
-        self.boxes = nn.ModuleList(
-            nn.Sequential(_silu(c, box, 3), _silu(box, box, 3), nn.Conv2d(box, 64, 1))
-            for c in channels
-        )
-        self.classes = nn.ModuleList(
-            nn.Sequential(
-                *(_separable(c, cls) if separable else [_silu(c, cls, 3)]),
-                *(_separable(cls, cls) if separable else [_silu(cls, cls, 3)]),
-                nn.Conv2d(cls, 80, 1),
-            )
-            for c in channels
-        )
-
-    def forward(self, scales: Sequence[torch.Tensor]) -> torch.Tensor:
-        found = [
-            torch.cat([boxes(x), classes(x)], 1).flatten(2)
-            for boxes, classes, x in zip(self.boxes, self.classes, scales, strict=True)
-        ]
-        joined = torch.cat(found, 2)
-        bins, scores = joined.split([64, 80], 1)
-        weights = bins.unflatten(1, (4, 16)).softmax(2)
-        sides = (weights * torch.arange(16.0, device=bins.device).view(16, 1)).sum(2)
-        return torch.cat([sides, scores.sigmoid()], 1)
-
-
-def _separable(inputs: int, outputs: int) -> list[nn.Module]:
-    return [_silu(inputs, inputs, 3, groups=inputs), _silu(inputs, outputs)]
-
-
-class _Detector(nn.Module):
-    """Five halvings, a pyramid up and down, heads at three scales."""
-
-    def __init__(
-        self, chain: Callable[[int, int, int], nn.Module], channels: Sequence[int], top: nn.Module
-    ) -> None:
-        super().__init__()
-        c1, c2, c3, c4, c5, *outs = channels
-        self.low = nn.Sequential(
-            _silu(3, c1, 3, stride=2), _silu(c1, c2, 3, stride=2), chain(0, c2, outs[0])
-        )
-        self.third = nn.Sequential(_silu(outs[0], c3, 3, stride=2), chain(1, c3, outs[1]))
-        self.fourth = nn.Sequential(_silu(outs[1], c4, 3, stride=2), chain(2, c4, c4))
-        self.fifth = nn.Sequential(_silu(c4, c5, 3, stride=2), chain(3, c5, c5), top)
-        self.up4, self.up3 = chain(4, c5 + c4, c4), chain(5, c4 + outs[1], c3)
-        self.to4, self.down4 = _silu(c3, c3, 3, stride=2), chain(6, c3 + c4, c4)
-        self.to5, self.down5 = _silu(c4, c4, 3, stride=2), chain(7, c4 + c5, c5)
-
-    def features(self, image: torch.Tensor) -> list[torch.Tensor]:
-        third = self.third(self.low(image))
-        fourth = self.fourth(third)
-        fifth = self.fifth(fourth)
-        up4 = self.up4(torch.cat([_twice(fifth), fourth], 1))
-        up3 = self.up3(torch.cat([_twice(up4), third], 1))
-        down4 = self.down4(torch.cat([self.to4(up3), up4], 1))
-        return [up3, down4, self.down5(torch.cat([self.to5(down4), fifth], 1))]
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return self.heads(self.features(image))
-
-
-def _twice(x: torch.Tensor) -> torch.Tensor:
-    return functional.interpolate(x, scale_factor=2.0, mode="nearest")
-
-
-def detector11(width: float, blocks: int, most: int, *, nested: bool) -> nn.Module:
-    """The structure of YOLO11, by its width, its blocks per chain and its most channels."""
-
-    def scaled(channels: int) -> int:
-        return int(min(channels, most) * width)
-
-    def chain(place: int, inputs: int, outputs: int) -> nn.Module:
-        inner = outputs // 4 if place in (0, 1) else outputs // 2
-        deep = nested or place in (2, 3, 7)
-        made = [_Nested(inner) if deep else _Pair(inner, inner // 2) for _ in range(blocks)]
-        return _Chain(inputs, outputs, inner, made)
-
-    c1, c2, c3, c4, c5 = (scaled(c) for c in (64, 128, 256, 512, 1024))
-    attention = _Chain2(c5, [_Attend(c5 // 2) for _ in range(blocks)])
-    top = nn.Sequential(_Pyramid(c5), attention)
-    net = _Detector(chain, (c1, c2, c3, c4, c5, c3, c4), top)
-    net.heads = _Heads((c3, c4, c5), separable=True)
-    return net
-
-
-class _Chain2(nn.Module):
-    """Half of the channels through blocks, the other half beside them."""
-
-    def __init__(self, channels: int, blocks: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.into, self.out = _silu(channels, channels), _silu(channels, channels)
-        self.blocks = nn.Sequential(*blocks)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        beside, through = self.into(x).chunk(2, 1)
-        return self.out(torch.cat([beside, self.blocks(through)], 1))
-
-
-def detector8(width: float, depth: float) -> nn.Module:
-    """The structure of YOLOv8, by its width and depth."""
-    repeats = {place: max(1, round(depth * n)) for place, n in enumerate((3, 6, 6, 3, 3, 3, 3, 3))}
-
-    def chain(place: int, inputs: int, outputs: int) -> nn.Module:
-        inner = outputs // 2
-        return _Chain(inputs, outputs, inner, [_Pair(inner, inner) for _ in range(repeats[place])])
-
-    c1, c2, c3, c4, c5 = (int(c * width) for c in (64, 128, 256, 512, 1024))
-    net = _Detector(chain, (c1, c2, c3, c4, c5, c2, c3), _Pyramid(c5))
-    net.heads = _Heads((c3, c4, c5), separable=False)
-    return net
 
 
 _IMAGE, _LARGE_IMAGE = (1, 3, 224, 224), (1, 3, 640, 640)

@@ -51,6 +51,35 @@ def limits() -> str:
     return table(["limit", "holds if", "unit", "meaning"], rows)
 
 
+def constants() -> str:
+    """The estimate's constants of every engine."""
+    from sdk.estimate.constants import DEFAULT
+
+    rows = []
+    for engine, own in DEFAULT.engines.items():
+        named = {
+            f"{op_class} {precision}".removesuffix(" *"): figure
+            for op_class, table in own.efficiency.items()
+            for precision, figure in table.items()
+        }
+        named |= {
+            "launch, ms": own.launch_ms,
+            "launch per core, ms": own.launch_ms_per_core,
+            "request, ms": own.request_ms,
+        }
+        for name, figure in named.items():
+            if figure.value:
+                rows.append([engine, name, f"{figure.value:g}", figure.source])
+    return table(["engine", "constant", "value", "from"], rows)
+
+
+def published(part: str) -> str:
+    """The estimate beside published figures; takes some seconds."""
+    from benchmarks.published import PARTS
+
+    return PARTS[part]()
+
+
 def targets() -> str:
     from targets import target, target_names
 

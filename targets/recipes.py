@@ -27,8 +27,6 @@ ONNXRUNTIME_SAMPLES = 100
 PT2E_SAMPLES = 100
 OPSET = 20  # what torch.onnx writes by default
 IR_VERSION = 10  # the same; with that opset, every ONNX Runtime since 1.18 reads it
-ASSUMED_TENSORRT = "10.0"
-"""Where a profile names none: a server has what its owner installs; 11 reads what 10 reads."""
 VNNI = ("avx512_vnni", "avx_vnni")
 _ATTENTION = ("scaled_dot_product_attention", "softmax", "attention")
 _NORMS = ("layer_norm", "layernorm", "native_layer_norm", "layernormalization", "rms_norm")
@@ -224,8 +222,6 @@ def tensorrt_release(profile: Profile, *, on_dla: bool = False, narrow_scales: b
     found = sorted(
         (s.runtimes["tensorrt"] for s in stacks if "tensorrt" in s.runtimes), key=_version
     )
-    if not found:
-        return ASSUMED_TENSORRT
     served = [release for release in found if _version(release) >= _version(OLDEST_TENSORRT)]
     with_dla = [release for release in served if dla_in(release)]
     assumed = tensorrt_for(19) if narrow_scales and not found else OLDEST_TENSORRT

@@ -294,6 +294,32 @@ def test_limits_that_nothing_can_meet_say_so_with_code_3(built: Built, tmp_path:
     assert manifest.variants == ()
 
 
+def test_what_cannot_fit_is_not_built_and_no_prune_tells_what_that_saved(
+    built: Built, tmp_path: Path
+) -> None:
+    arguments = ("build", str(built.project), *FAST, "--limit", "size_mib=0.0001", "--json")
+    pruned = sdk(*arguments, "--out", str(tmp_path / "pruned"))
+    assert pruned.returncode == 3
+    assert "lowering" not in pruned.stderr
+    (found,) = json.loads(pruned.stdout)["results"]
+    assert {candidate["status"] for candidate in found["candidates"]} <= {"pruned", "refused"}
+    dropped = [c for c in found["candidates"] if c["status"] == "pruned"]
+    assert dropped
+    for candidate in dropped:
+        assert candidate["step"] == "estimate"
+        assert candidate["reason"].startswith("size_mib would be at least")
+        assert candidate["size_bytes"] is None
+    assert found["notes"] == []
+    kept = sdk(*arguments, "--no-prune", "--out", str(tmp_path / "kept"))
+    assert kept.returncode == 3
+    (found,) = json.loads(kept.stdout)["results"]
+    assert "pruned" not in {candidate["status"] for candidate in found["candidates"]}
+    (note,) = found["notes"]
+    assert f"would have dropped {len(dropped)} candidates; none of them turned out" in note
+    said = sdk(*arguments[:-1], "--no-prune", "--out", str(tmp_path / "kept"))
+    assert note in said.stdout
+
+
 def test_two_builds_into_one_folder_do_not_mix(built: Built, tmp_path: Path) -> None:
     from sdk.output import Output
 

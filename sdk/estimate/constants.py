@@ -44,8 +44,10 @@ class Constants:
 
     engines: Mapping[str, EngineConstants]
     """By the profile's word for the engine: cpu, gpu, npu, dla."""
+    most_of_peak: Figure
+    """The lower bound counts on this many times the peak."""
     least_fixed: Figure
-    """Of launches and requests, the share that the lower bound counts on."""
+    """And on this share of launches and requests."""
     stand_in: Figure
     """The interval is this much wider where another precision's peak stands in."""
     no_bandwidth: Figure
@@ -67,7 +69,11 @@ class Constants:
 
 
 _MIB = 1 << 20
-_FITTED = "least squares on the fit rows of benchmarks/published.py, rounded"
+_FITTED = "least squares on the fit rows of benchmarks/published.py (choose_constants.py), rounded"
+_BY_HAND = (
+    "by hand near the fit rows of benchmarks/published.py: three rows cannot tell four constants "
+    "apart"
+)
 _ASSUMED = "assumption: no published latency tells it apart"
 _SPREAD = (
     "assumption: rows of benchmarks/published.py on devices that nothing was chosen on are off by "
@@ -77,33 +83,40 @@ _ONE_HOST = "measured: a Python process with the runtime and a one-layer model, 
 _ON_PHONES = "Qualcomm AI Hub perf.yaml @52c080d2: 28 to 55 MB with MobileNetV2 in it"
 
 
-def _all(value: float, source: str) -> dict[str, Figure]:
-    return {"*": Figure(value=value, source=source)}
+def _fitted(value: float) -> Figure:
+    return Figure(value=value, source=_FITTED)
+
+
+def _assumed(value: float) -> Figure:
+    return Figure(value=value, source=_ASSUMED)
+
+
+def _by_hand(value: float) -> Figure:
+    return Figure(value=value, source=_BY_HAND)
 
 
 def _kind(
     *,
     conv: Mapping[str, Figure],
-    depthwise: float,
-    matmul: float,
-    launch_ms: float,
-    launch_ms_per_core: float = 0.0,
-    request_ms: float,
-    source: str = _FITTED,
+    depthwise: Figure,
+    matmul: Figure,
+    launch_ms: Figure,
+    launch_ms_per_core: Figure | None = None,
+    request_ms: Figure,
     spread: float = 4.0,
 ) -> EngineConstants:
     return EngineConstants(
         efficiency={
             "conv": conv,
-            "depthwise": _all(depthwise, source),
-            "matmul": _all(matmul, source),
-            "recurrent": _all(0.1, _ASSUMED),
-            "other": _all(0.05, _ASSUMED),
+            "depthwise": {"*": depthwise},
+            "matmul": {"*": matmul},
+            "recurrent": {"*": _assumed(0.1)},
+            "other": {"*": _assumed(0.05)},
         },
-        bandwidth=Figure(value=0.7, source=_ASSUMED),
-        launch_ms=Figure(value=launch_ms, source=source),
-        launch_ms_per_core=Figure(value=launch_ms_per_core, source=source),
-        request_ms=Figure(value=request_ms, source=_ASSUMED),
+        bandwidth=_assumed(0.7),
+        launch_ms=launch_ms,
+        launch_ms_per_core=launch_ms_per_core or _assumed(0.0),
+        request_ms=request_ms,
         spread=Figure(value=spread, source=_SPREAD),
     )
 
@@ -112,41 +125,41 @@ DEFAULT = Constants(
     engines={
         # CPU peaks in profiles are what many requests at once reached: one alone reaches half.
         "cpu": _kind(
-            conv=_all(0.48, _FITTED),
-            depthwise=0.08,
-            matmul=0.25,
-            launch_ms=0.008,
-            launch_ms_per_core=0.0002,
-            request_ms=0.02,
+            conv={"*": _fitted(0.47)},
+            depthwise=_fitted(0.045),
+            matmul=_fitted(0.25),
+            launch_ms=_assumed(0.002),
+            launch_ms_per_core=_fitted(0.0003),
+            request_ms=_assumed(0.02),
         ),
         "gpu": _kind(
-            conv={
-                **_all(0.44, _FITTED),
-                "int8": Figure(value=0.31, source=_FITTED),
-            },
-            depthwise=0.05,
-            matmul=0.2,
-            launch_ms=0.008,
-            request_ms=0.05,
+            conv={"*": _fitted(0.44), "int8": _fitted(0.31)},
+            depthwise=_assumed(0.05),
+            matmul=_fitted(0.2),
+            launch_ms=_fitted(0.008),
+            request_ms=_assumed(0.05),
         ),
-        # Three fit rows for four constants, so these stay near the shares that both NPUs imply.
         "npu": _kind(
-            conv=_all(0.5, _FITTED),
-            depthwise=0.05,
-            matmul=0.15,
-            launch_ms=0.008,
-            request_ms=0.1,
+            conv={"*": _by_hand(0.5)},
+            depthwise=_by_hand(0.05),
+            matmul=_by_hand(0.15),
+            launch_ms=_by_hand(0.008),
+            request_ms=_assumed(0.1),
         ),
         "dla": _kind(
-            conv=_all(0.4, _ASSUMED),
-            depthwise=0.05,
-            matmul=0.15,
-            launch_ms=0.01,
-            request_ms=0.2,
-            source=_ASSUMED,
+            conv={"*": _assumed(0.4)},
+            depthwise=_assumed(0.05),
+            matmul=_assumed(0.15),
+            launch_ms=_assumed(0.01),
+            request_ms=_assumed(0.2),
             spread=8.0,
         ),
     },
+    most_of_peak=Figure(
+        value=4.0,
+        source="assumption: Winograd saves 2.25 times the products of a 3x3 convolution, and the "
+        "peaks of CPUs in profiles are rates that were reached, below the true ones",
+    ),
     least_fixed=Figure(
         value=0.1, source="assumption: a tiny kernel takes well under a microsecond on a CPU"
     ),
@@ -164,7 +177,7 @@ DEFAULT = Constants(
         "executorch": Figure(value=350 * _MIB, source=_ONE_HOST),
         "*": Figure(value=200 * _MIB, source="assumption: between those that were measured"),
     },
-    native_runtime_bytes=_all(30 * _MIB, _ON_PHONES),
+    native_runtime_bytes={"*": Figure(value=30 * _MIB, source=_ON_PHONES)},
     weight_copies=Figure(value=2.0, source="assumption: as read, and as repacked"),
     memory_spread=Figure(
         value=4.0, source="assumption: runtimes repack weights and keep arenas each in its own way"

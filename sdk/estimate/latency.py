@@ -33,35 +33,33 @@ def latency_ms(
 ) -> Interval | None:
     """One request's latency; None where the profile has no rate at all for the engine.
 
-    The truth is expected within the engine's own spread, which grows by a factor for each thing
-    that is not known. The lower bound counts on caches that hold everything and on hardly any
-    fixed cost: it is there to disprove what cannot be.
+    The upper bound is the engine's own spread above the value, and higher by a factor for each
+    thing that is not known. The lower bound is what physics allows, less the same factors: all
+    arithmetic at more than the peak, all data in caches, hardly any fixed cost. It is there to
+    disprove what cannot be, and nothing else.
     """
     engine = profile.engines.get(recipe.engine)
     own = constants.engines.get(recipe.engine)
-    if engine is None or own is None or not program.costs:
+    if engine is None or not engine.peak or own is None or not program.costs:
         return None
     kernels = [cost for cost in program.costs if not cost.fused]
     rates = [_rate(recipe, engine, cost) for cost in kernels]
-    if not all(rate.gflops for rate in rates) or not engine.peak:
-        return None
-    times = [
-        _kernel_ms(cost, rate, profile, own) for cost, rate in zip(kernels, rates, strict=True)
-    ]
     launch = own.launch_ms.value + own.launch_ms_per_core.value * (profile.cores or 0)
     fixed = own.request_ms.value + launch * len(kernels)
-    spread = own.spread.value
+    value, least = fixed, constants.least_fixed.value * fixed
+    for cost, rate in zip(kernels, rates, strict=True):
+        value += _kernel_ms(cost, rate, profile, own)
+        least += cost.flops / (constants.most_of_peak.value * rate.gflops * _PER_MS)
+    unknown = 1.0
     if any(rate.stands_in for rate in rates):
-        spread *= constants.stand_in.value
+        unknown *= constants.stand_in.value
     if profile.bandwidth_gb_s is None:
-        spread *= constants.no_bandwidth.value
+        unknown *= constants.no_bandwidth.value
     if any(low < high for low, _, high in program.signature.dims.values()):
-        spread *= constants.dynamic_dims.value
+        unknown *= constants.dynamic_dims.value
     if any(cost.kind == "recurrent" for cost in kernels):
-        spread *= constants.recurrent.value
-    value = fixed + sum(max(compute, traffic) for compute, traffic in times)
-    least = constants.least_fixed.value * fixed + sum(compute for compute, _ in times)
-    return Interval(value=value, low=least / spread, high=value * spread)
+        unknown *= constants.recurrent.value
+    return Interval(value=value, low=least / unknown, high=value * own.spread.value * unknown)
 
 
 def op_class(cost: OpCost) -> OpClass:
@@ -100,7 +98,7 @@ class _Rate:
 
 
 def _rate(recipe: Recipe, engine: Engine, cost: OpCost) -> _Rate:
-    """The dense peak for an operator; 0 where the engine has none at all.
+    """The dense peak for an operator.
 
     Where the precision has no figure, f32's stands in; where f32 has none, that of a narrower
     precision does, less what it gains by being narrower.
@@ -110,19 +108,16 @@ def _rate(recipe: Recipe, engine: Engine, cost: OpCost) -> _Rate:
         return _Rate(precision=precision, gflops=engine.peak[precision].value, stands_in=False)
     if "f32" in engine.peak:
         return _Rate(precision=precision, gflops=engine.peak["f32"].value, stands_in=True)
-    for other, figure in engine.peak.items():
-        ratio = min(1.0, ELEMENT_BYTES[other] / ELEMENT_BYTES[precision])
-        return _Rate(precision=precision, gflops=figure.value * ratio, stands_in=True)
-    return _Rate(precision=precision, gflops=0.0, stands_in=True)
+    other, figure = next(iter(engine.peak.items()))
+    ratio = min(1.0, ELEMENT_BYTES[other] / ELEMENT_BYTES[precision])
+    return _Rate(precision=precision, gflops=figure.value * ratio, stands_in=True)
 
 
-def _kernel_ms(
-    cost: OpCost, rate: _Rate, profile: Profile, own: EngineConstants
-) -> tuple[float, float]:
-    """How long its arithmetic takes, and how long its memory traffic."""
+def _kernel_ms(cost: OpCost, rate: _Rate, profile: Profile, own: EngineConstants) -> float:
+    """The longer of its arithmetic and its memory traffic."""
     efficiency = own.efficiency_of(op_class(cost), rate.precision)
     compute = cost.flops / (efficiency * rate.gflops * _PER_MS)
     if profile.bandwidth_gb_s is None:
-        return compute, 0.0
+        return compute
     size = cost.bytes * ELEMENT_BYTES[rate.precision] / ELEMENT_BYTES["f32"]
-    return compute, size / (own.bandwidth.value * profile.bandwidth_gb_s.value * _PER_MS)
+    return max(compute, size / (own.bandwidth.value * profile.bandwidth_gb_s.value * _PER_MS))
