@@ -9,6 +9,7 @@ TORCH_INDEX ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEMO_TARGETS := $(foreach target,intel mobile jetson server-gpu linux-arm,--target $(target))
 COGGED := README.md docs/reference/cli.md docs/reference/profiles.md docs/reference/project-file.md
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -16,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 demo: $(STAMP)
 	$(BIN)/python docs/examples/digits/train.py
-	$(BIN)/sdk build docs/examples/digits --target intel --target mobile --profile intel=host --out build
+	$(BIN)/sdk build docs/examples/digits $(DEMO_TARGETS) --profile intel=host --jobs 2 --out build
 	@echo
 	@echo "report: build/digits/report.html"
 

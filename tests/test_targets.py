@@ -129,6 +129,7 @@ def _nvidia(sm: str, *releases: str, engines: tuple[str, ...] = ("cpu", "gpu")) 
     )
 
 
+TORCH = ("aotinductor-cuda-f32", "aotinductor-cuda-f16")
 GPU = [
     *("tensorrt-gpu-f32", "tensorrt-gpu-f32-tf32", "tensorrt-gpu-f16", "tensorrt-gpu-int8"),
     *("tensorrt-gpu-int8-f16", "tensorrt-gpu-fp8", "tensorrt-gpu-fp4"),
@@ -153,13 +154,13 @@ GPU = [
         pytest.param(
             server_gpu,
             _nvidia("8.9"),
-            [*GPU, "onnxruntime-cuda-f32", "onnxruntime-cuda-f32-tf32"],
+            [*GPU, "onnxruntime-cuda-f32", "onnxruntime-cuda-f32-tf32", *TORCH],
             id="a server",
         ),
         pytest.param(
             server_gpu,
             _nvidia("7.5"),
-            [*(name for name in GPU if "tf32" not in name), "onnxruntime-cuda-f32"],
+            [*(name for name in GPU if "tf32" not in name), "onnxruntime-cuda-f32", *TORCH],
             id="a GPU without TF32",
         ),
     ],
