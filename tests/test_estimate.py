@@ -209,6 +209,14 @@ PRECISIONS = {
     "f32 on a GPU is TF32": ("f32", {}, None, "conv", 8000),
     "unless TensorRT is told not to": ("f32", {"builder": {"tf32": False}}, None, "conv", 2000),
     "and it is so where it is said": ("f32", {"builder": {"tf32": True}}, None, "conv", 8000),
+    "nor where CUDA is told not to": (
+        "f32", {"providers": [["CUDAExecutionProvider", {"use_tf32": "0"}], "CPU"]}, None, "conv",
+        2000,
+    ),
+    "but where CUDA is told to": (
+        "f32", {"providers": [["CUDAExecutionProvider", {"use_tf32": "1"}], "CPU"]}, None, "conv",
+        8000,
+    ),
     "f16": ("f16", {}, None, "conv", 16000),
     "f16 stored, f32 computed": (
         "f16", {"INFERENCE_PRECISION_HINT": "f32"}, None, "conv", 8000,
@@ -244,6 +252,17 @@ def test_each_operator_is_computed_in_its_own_precision(case: Any) -> None:
     assert found is not None
     fixed = own.request_ms.value + own.launch_ms.value
     assert found.value == pytest.approx(10**11 / (0.5 * gflops * 1e6) + fixed)
+
+
+@pytest.mark.parametrize(("rest", "ratio"), [("f32", 4.0), ("f16", 2.0), (None, 1.0)])
+def test_quantisers_leave_norms_in_floating_point(rest: str | None, ratio: float) -> None:
+    profile, own = find("core-ultra-155h", ()), DEFAULT.engines["cpu"]
+    norm = OpCost(op="aten.layer_norm.default", kind="other", flops=0, bytes=10**9)
+    quantisation = {"method": "nncf"} | ({"rest": rest} if rest else {})
+    fixed = own.request_ms.value + own.launch_ms.value + 16 * own.launch_ms_per_core.value
+    found = _latency(_program([norm]), profile, _recipe("int8", quantisation=quantisation))
+    int8 = 0.25 * 10**9 / (own.bandwidth.value * 119.5e6)
+    assert found.value - fixed == pytest.approx(ratio * int8)
 
 
 def _width(interval: Interval) -> float:
