@@ -150,6 +150,22 @@ def test_a_faster_engine_is_never_slower(
         assert after.value <= before.value
 
 
+@given(_costs, _profiles(), _recipes, st.floats(1.0, 100.0))
+def test_faster_memory_is_never_slower(
+    costs: list[OpCost], profile: Profile, recipe: Recipe, factor: float
+) -> None:
+    if profile.bandwidth_gb_s is None:
+        return
+    wider = Figure(value=factor * profile.bandwidth_gb_s.value, source="a test")
+    before = estimate(_program(costs), profile, recipe).latency_ms
+    quick = dataclasses.replace(profile, bandwidth_gb_s=wider)
+    after = estimate(_program(costs), quick, recipe).latency_ms
+    assert (before is None) is (after is None)
+    if before and after:
+        assert after.value <= before.value
+        assert after.low == before.low  # which counts on caches
+
+
 def test_an_operator_takes_the_slower_of_arithmetic_and_memory() -> None:
     profile = find("core-ultra-155h", ())
     own = DEFAULT.engines["cpu"]
