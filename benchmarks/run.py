@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks import cold_build, vendor_defaults
+from benchmarks import cold_build, published, vendor_defaults
 from benchmarks.models import write_project
 
 SDK = [sys.executable, "-P", "-m", "sdk"]
@@ -82,11 +82,20 @@ def chosen(environment: dict[str, str], folder: Path) -> Iterator[Row]:
         yield Row(name=name, value=ratio.value, low=ratio.low, bound=1.0, unit="x")
 
 
+def estimate_error(environment: dict[str, str], folder: Path) -> Iterator[Row]:
+    """How far the estimate is off published latencies of devices that nothing was chosen on."""
+    del environment, folder
+    held = [row for row in published.rows() if row.published.set == "held out" and row.predicted]
+    off = published.error([row.ratio for row in held], [row.inside for row in held])
+    yield Row(name="estimate / published, typical factor", value=off.spread, bound=1.5, unit="x")
+
+
 BENCHMARKS: dict[str, Callable[[dict[str, str], Path], Iterator[Row]]] = {
     "help": help_time,
     "rebuild": rebuild_time,
     "cold": cold,
     "chosen": chosen,
+    "estimate": estimate_error,
 }
 
 

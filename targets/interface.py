@@ -22,6 +22,11 @@ PRECISIONS = ("f32", "f16", "bf16", "int8", "fp8", "fp4")
 """The precisions a recipe may name: that of the bulk of the arithmetic."""
 
 
+def plain_name(op: str) -> str:
+    """`aten.add_.Tensor` and `Add` are both `add`."""
+    return op.removeprefix("aten.").split(".")[0].lower().removesuffix("_")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OpCost:
     """One operator of the program at the dims' `opt` values."""

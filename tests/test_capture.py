@@ -45,6 +45,28 @@ def captured(folder: Path, out: Path) -> dict[str, Any]:
     return capture({"project": str(folder)}, out)
 
 
+def test_weights_count_once_and_only_if_they_are_used() -> None:
+    import torch
+    from torch import nn
+
+    from sdk.capture.torch_model import _weight_bytes
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words = nn.Embedding(100, 16)
+            self.back = nn.Linear(16, 100, bias=False)
+            self.back.weight = self.words.weight
+            self.unused = nn.Linear(1000, 1000)
+            self.register_buffer("scale", torch.ones(16))
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return self.back(self.words(ids) * self.scale)
+
+    program = torch.export.export(Net().eval(), (torch.zeros(2, 3, dtype=torch.int64),))
+    assert _weight_bytes(program) == 4 * (100 * 16 + 16)
+
+
 @pytest.mark.parametrize("name", GOOD)
 def test_a_good_project_becomes_a_program(name: str, tmp_path: Path) -> None:
     found = captured(write_project(tmp_path / "p", model=name), tmp_path / "out")
@@ -52,6 +74,10 @@ def test_a_good_project_becomes_a_program(name: str, tmp_path: Path) -> None:
     assert found["program"]["signature"]["outputs"]
     assert sum(cost["flops"] for cost in found["program"]["costs"]) > 0
     assert found["program"]["weight_bytes"] > 0
+    alive, at_max = (
+        found["program"][name] for name in ("activation_bytes", "activation_bytes_at_max")
+    )
+    assert 0 < alive < at_max  # every one of them has a dim that varies
     if name in ("no_data", "with_checkpoint"):
         assert found["metric"] is None
         assert sum(found["samples"].values()) == 0

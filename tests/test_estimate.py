@@ -150,6 +150,22 @@ def test_a_faster_engine_is_never_slower(
         assert after.value <= before.value
 
 
+@given(_costs, _profiles(), _recipes, st.floats(1.0, 100.0))
+def test_faster_memory_is_never_slower(
+    costs: list[OpCost], profile: Profile, recipe: Recipe, factor: float
+) -> None:
+    if profile.bandwidth_gb_s is None:
+        return
+    wider = Figure(value=factor * profile.bandwidth_gb_s.value, source="a test")
+    before = estimate(_program(costs), profile, recipe).latency_ms
+    quick = dataclasses.replace(profile, bandwidth_gb_s=wider)
+    after = estimate(_program(costs), quick, recipe).latency_ms
+    assert (before is None) is (after is None)
+    if before and after:
+        assert after.value <= before.value
+        assert after.low == before.low  # which counts on caches
+
+
 def test_an_operator_takes_the_slower_of_arithmetic_and_memory() -> None:
     profile = find("core-ultra-155h", ())
     own = DEFAULT.engines["cpu"]
@@ -209,6 +225,14 @@ PRECISIONS = {
     "f32 on a GPU is TF32": ("f32", {}, None, "conv", 8000),
     "unless TensorRT is told not to": ("f32", {"builder": {"tf32": False}}, None, "conv", 2000),
     "and it is so where it is said": ("f32", {"builder": {"tf32": True}}, None, "conv", 8000),
+    "nor where CUDA is told not to": (
+        "f32", {"providers": [["CUDAExecutionProvider", {"use_tf32": "0"}], "CPU"]}, None, "conv",
+        2000,
+    ),
+    "but where CUDA is told to": (
+        "f32", {"providers": [["CUDAExecutionProvider", {"use_tf32": "1"}], "CPU"]}, None, "conv",
+        8000,
+    ),
     "f16": ("f16", {}, None, "conv", 16000),
     "f16 stored, f32 computed": (
         "f16", {"INFERENCE_PRECISION_HINT": "f32"}, None, "conv", 8000,
@@ -244,6 +268,17 @@ def test_each_operator_is_computed_in_its_own_precision(case: Any) -> None:
     assert found is not None
     fixed = own.request_ms.value + own.launch_ms.value
     assert found.value == pytest.approx(10**11 / (0.5 * gflops * 1e6) + fixed)
+
+
+@pytest.mark.parametrize(("rest", "ratio"), [("f32", 4.0), ("f16", 2.0), (None, 1.0)])
+def test_quantisers_leave_norms_in_floating_point(rest: str | None, ratio: float) -> None:
+    profile, own = find("core-ultra-155h", ()), DEFAULT.engines["cpu"]
+    norm = OpCost(op="aten.layer_norm.default", kind="other", flops=0, bytes=10**9)
+    quantisation = {"method": "nncf"} | ({"rest": rest} if rest else {})
+    fixed = own.request_ms.value + own.launch_ms.value + 16 * own.launch_ms_per_core.value
+    found = _latency(_program([norm]), profile, _recipe("int8", quantisation=quantisation))
+    int8 = 0.25 * 10**9 / (own.bandwidth.value * 119.5e6)
+    assert found.value - fixed == pytest.approx(ratio * int8)
 
 
 def _width(interval: Interval) -> float:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from targets.interface import OpCost
+from targets.interface import OpCost, plain_name
 
 Kind = Literal["matmul", "conv", "recurrent", "other"]
 Shape = tuple[int, ...]
@@ -78,11 +78,6 @@ def operator_cost(
         output_bytes=int(written * element_bytes),
         depthwise=kind == "conv" and _is_depthwise(name, inputs),
     )
-
-
-def plain_name(op: str) -> str:
-    """`aten.add_.Tensor` and `Add` are both `add`."""
-    return op.removeprefix("aten.").split(".")[0].lower().removesuffix("_")
 
 
 def _is_depthwise(name: str, inputs: Sequence[Shape]) -> bool:

@@ -21,9 +21,9 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from sdk.capture.cost import Shape, operator_cost, plain_name
+from sdk.capture.cost import Shape, operator_cost
 from sdk.capture.liveness import Step, peak_bytes
-from targets.interface import OpCost
+from targets.interface import OpCost, plain_name
 
 Role = Literal["constant", "view", "fused", "kernel"]
 ELEMENT_BYTES = 4

@@ -9,11 +9,12 @@ An operator that compilers fuse into its neighbour costs nothing (sdk/capture/gr
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from profiles import Engine, Profile
 from sdk.estimate.constants import Constants, EngineConstants, OpClass
 from sdk.estimate.interval import Interval
-from targets.interface import OpCost, Program, Recipe
+from targets.interface import OpCost, Program, Recipe, plain_name
 
 ELEMENT_BYTES = {
     "f32": 4.0,
@@ -25,6 +26,12 @@ ELEMENT_BYTES = {
     "fp4": 0.5,
 }
 """How much memory traffic one number makes, by precision."""
+_FLOATING = frozenset({
+    "softmax", "_softmax", "layer_norm", "native_layer_norm", "layernormalization", "rms_norm",
+    "group_norm", "groupnormalization", "instance_norm", "instancenormalization",
+    "scaled_dot_product_attention",
+})  # fmt: skip
+"""What quantisers leave in floating point."""
 _PER_MS = 1e6  # GFLOP/s and GB/s are 1e6 operations and bytes per millisecond
 
 
@@ -70,21 +77,34 @@ def op_class(cost: OpCost) -> OpClass:
 def _precision(recipe: Recipe, engine: Engine, cost: OpCost) -> str:
     """What one operator is computed in.
 
-    Weights may be stored in f16 and computed in f32. Quantised on the fly, only products are.
-    And f32 on a GPU that has TF32 is TF32, unless the recipe asks TensorRT not to.
+    Weights may be stored in f16 and computed in f32. Quantised on the fly, only products are
+    quantised; quantised before, norms and attention's scores are not. And f32 on a GPU that has
+    TF32 is TF32, unless the recipe tells TensorRT or CUDA not to.
     """
     precision = recipe.precision
+    quantisation = recipe.quantisation or {}
     hint = str(recipe.options.get("INFERENCE_PRECISION_HINT"))
+    rest = str(quantisation.get("rest", hint))
     if precision == "f16" and hint in ELEMENT_BYTES:
         precision = hint
-    dynamic = (recipe.quantisation or {}).get("method") == "dynamic"
-    if dynamic and cost.kind not in ("matmul", "recurrent"):
+    elif quantisation.get("method") == "dynamic" and cost.kind not in ("matmul", "recurrent"):
         precision = "f32"
-    builder = recipe.options.get("builder")
-    allowed = bool(builder.get("tf32", True)) if isinstance(builder, dict) else True
-    if precision == "f32" and "tf32" in engine.peak and allowed:
+    elif quantisation and rest in ELEMENT_BYTES and plain_name(cost.op) in _FLOATING:
+        precision = rest
+    if precision == "f32" and "tf32" in engine.peak and _may_use_tf32(recipe):
         return "tf32"
     return precision
+
+
+def _may_use_tf32(recipe: Recipe) -> bool:
+    """Both TensorRT and ONNX Runtime's CUDA provider use it unless they are told not to."""
+    builder = recipe.options.get("builder")
+    if isinstance(builder, Mapping) and not builder.get("tf32", True):
+        return False
+    settings = [
+        entry[1] for entry in recipe.options.get("providers", ()) if not isinstance(entry, str)
+    ]
+    return all(str(found.get("use_tf32", "1")) == "1" for found in settings)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
