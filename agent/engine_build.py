@@ -66,10 +66,9 @@ def find_builder() -> Builder:
     Raises:
         ToolchainError: there is neither, or `trtexec` does not say which release it is.
     """
-    with contextlib.suppress(ImportError):  # not there, or there without its libraries
-        import tensorrt
-
-        return Builder(release=str(tensorrt.__version__), trtexec=None)
+    release = package_release()
+    if release is not None:
+        return Builder(release=release, trtexec=None)
     found = shutil.which("trtexec")
     if found is None and JETPACK_TRTEXEC.is_file():
         found = str(JETPACK_TRTEXEC)
@@ -83,6 +82,17 @@ def find_builder() -> Builder:
             "--system-site-packages; on a server: pip install tensorrt",
         )
     return Builder(release=_ask_release(found), trtexec=found)
+
+
+def package_release() -> str | None:
+    """The release of the `tensorrt` package; None if it is not there, or without its libraries."""
+    with contextlib.suppress(ImportError):
+        import tensorrt
+
+        # A folder that holds types alone imports as well, and is empty.
+        release: str | None = getattr(tensorrt, "__version__", None)
+        return release
+    return None
 
 
 def build_engine(
