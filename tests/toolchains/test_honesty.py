@@ -36,6 +36,8 @@ TAKES_ONNX = [
         "onnxruntime-f32",
         "onnxruntime-int8",
         "onnxruntime-int8-dynamic",
+        "tensorrt-f32",
+        "tensorrt-f16",
     )
 ]
 
@@ -49,7 +51,7 @@ from agent.sessions import load
 case = next(case for case in CASES if case.name == sys.argv[1])
 entry = ZOO[sys.argv[2]]
 lower(case, entry, pickle.loads(Path(sys.argv[3]).read_bytes()), Path(sys.argv[4]))
-with load(sys.argv[4]) as session:
+with load(sys.argv[4], case.run_as) as session:
     for sizes in entry.sizes():
         session.run(entry.sample(sizes=sizes))
 print(*sorted(name for name in sys.modules if "." not in name))
