@@ -161,7 +161,7 @@ ONNXRUNTIME = next(case.recipe for case in CASES if case.name == "onnxruntime-f3
             {"precision": "int8", "quantisation": {"method": "nncf", "presett": "mixed"}},
             "presett",
         ),
-        (ONNXRUNTIME, {"backend": "CUDA"}, "CUDA"),
+        (ONNXRUNTIME, {"backend": "TPU"}, "TPU"),
         (ONNXRUNTIME, {"opset": 99}, "opset 99"),
         (ONNXRUNTIME, {"quantisation": {"method": "static"}}, "quantisation"),
         (ONNXRUNTIME, {"precision": "int8"}, "method"),
