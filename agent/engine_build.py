@@ -114,6 +114,7 @@ def build_engine(
     """
     with storage_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
         scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         if timing_cache is not None:
             timing_cache.parent.mkdir(parents=True, exist_ok=True)
@@ -174,6 +175,14 @@ def child(parent: int, request: str) -> None:
         engine=Path(asked["engine"]),
         timing_cache=None if timing_cache is None else Path(timing_cache),
     )
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what builds left that were killed with their parent."""
+    for old in folder.parent.glob(f".{folder.name}.*"):
+        with contextlib.suppress(OSError):
+            if time.time() - old.stat().st_mtime > 2 * TIME_LIMIT_S:
+                shutil.rmtree(old)
 
 
 def _run(builder: Builder, request: dict[str, Any], scratch: Path, time_limit_s: float) -> None:
