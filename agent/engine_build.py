@@ -66,10 +66,9 @@ def find_builder() -> Builder:
     Raises:
         ToolchainError: there is neither, or `trtexec` does not say which release it is.
     """
-    with contextlib.suppress(ImportError):  # not there, or there without its libraries
-        import tensorrt
-
-        return Builder(release=str(tensorrt.__version__), trtexec=None)
+    release = package_release()
+    if release is not None:
+        return Builder(release=release, trtexec=None)
     found = shutil.which("trtexec")
     if found is None and JETPACK_TRTEXEC.is_file():
         found = str(JETPACK_TRTEXEC)
@@ -83,6 +82,17 @@ def find_builder() -> Builder:
             "--system-site-packages; on a server: pip install tensorrt",
         )
     return Builder(release=_ask_release(found), trtexec=found)
+
+
+def package_release() -> str | None:
+    """The release of the `tensorrt` package; None if it is not there, or without its libraries."""
+    with contextlib.suppress(ImportError):
+        import tensorrt
+
+        # A folder that holds types alone imports as well, and is empty.
+        release: str | None = getattr(tensorrt, "__version__", None)
+        return release
+    return None
 
 
 def build_engine(
@@ -104,6 +114,7 @@ def build_engine(
     """
     with storage_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
         scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         if timing_cache is not None:
             timing_cache.parent.mkdir(parents=True, exist_ok=True)
@@ -164,6 +175,14 @@ def child(parent: int, request: str) -> None:
         engine=Path(asked["engine"]),
         timing_cache=None if timing_cache is None else Path(timing_cache),
     )
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what builds left that were killed with their parent."""
+    for old in folder.parent.glob(f".{folder.name}.*"):
+        with contextlib.suppress(OSError):
+            if time.time() - old.stat().st_mtime > 2 * TIME_LIMIT_S:
+                shutil.rmtree(old)
 
 
 def _run(builder: Builder, request: dict[str, Any], scratch: Path, time_limit_s: float) -> None:

@@ -89,7 +89,7 @@ class Recipe:
     tag: str | None = None
     """A word in the name, where a sibling has the same toolchain, engine and precision."""
     quantisation: Mapping[str, Any] | None = None
-    """{method, preset, samples, …}; null where nothing is quantised. `samples` > 0 needs data."""
+    """{method, preset, samples, …}; null where no data is looked at. `samples` > 0 needs data."""
     backend: str | None = None
     """The toolchain's word for what runs it: `CPU`, `GPU`, `NPU`, `xnnpack`, `vulkan`, `CUDA`."""
     engine: str = "cpu"

@@ -20,9 +20,9 @@ HOST_ARCH = None
 
 def recipes(request: Request) -> Iterator[Recipe]:
     """What is worth trying; the first is the f32 lowering that the others are held against."""
-    yield from tensorrt_gpu(request.program, request.profile)
+    yield from tensorrt_gpu(request.program, request.profile, has_data=request.has_data)
     if "dla" in request.profile.engines:
-        yield from tensorrt_dla(request.program, request.profile)
+        yield from tensorrt_dla(request.program, request.profile, has_data=request.has_data)
     for recipe in onnxruntime_cpu(request.program, request.profile):
         if (recipe.quantisation or {}).get("method") != "dynamic":
             yield recipe

@@ -25,6 +25,7 @@ NNCF_SAMPLES = 300  # NNCF's own default
 # intermediate result kept.
 ONNXRUNTIME_SAMPLES = 100
 PT2E_SAMPLES = 100
+RANGE_SAMPLES = 16  # each is one run of the f32 model with every intermediate result kept
 OPSET = 20  # what torch.onnx writes by default
 IR_VERSION = 10  # the same; with that opset, every ONNX Runtime since 1.18 reads it
 VNNI = ("avx512_vnni", "avx_vnni")
@@ -151,6 +152,7 @@ def tensorrt(
         on_dla=on_dla,
         narrow_scales=precision == "fp8" or (precision, rest) == ("int8", "f16"),
     )
+    check = {"graph_optimization": "none"} if precision in ("int8", "fp8") else {}
     types = [kind for kind in ("f16", "int8", "fp8") if kind in (precision, rest)]
     return Recipe(
         toolchain="tensorrt",
@@ -164,7 +166,7 @@ def tensorrt(
         options={
             # Optimised, ONNX Runtime fuses Q/DQ pairs into kernels of its own: on CPUs without VNNI
             # those saturate, and around FP8 they answer wrongly (1.31).
-            "check": {"graph_optimization": "none"} if quantisation else {},
+            "check": check,
             "release": release,
             "sm": profile.sm,
             "builder": {
@@ -181,7 +183,7 @@ def tensorrt(
     )
 
 
-def tensorrt_gpu(program: Program | None, profile: Profile) -> Iterator[Recipe]:
+def tensorrt_gpu(program: Program | None, profile: Profile, *, has_data: bool) -> Iterator[Recipe]:
     """All precisions on the GPU; what the profile's GPU lacks is refused, with the reason.
 
     TensorRT computes f32 in TF32 where the GPU has it (Ampere and later) unless told not to: the
@@ -190,7 +192,7 @@ def tensorrt_gpu(program: Program | None, profile: Profile) -> Iterator[Recipe]:
     yield tensorrt(profile, "f32", tf32=False)
     if has_tf32(profile):
         yield tensorrt(profile, "f32", tag="tf32")
-    yield tensorrt(profile, "f16")
+    yield tensorrt(profile, "f16", quantisation=f16_ranges(has_data=has_data))
     yield tensorrt(profile, "int8", quantisation=nncf(program) | {"rest": "f32"})
     yield tensorrt(profile, "int8", quantisation=nncf(program) | {"rest": "f16"}, tag="f16")
     yield tensorrt(profile, "fp8", quantisation=nncf(program) | {"rest": "f16"})
@@ -202,9 +204,14 @@ def has_tf32(profile: Profile) -> bool:
     return profile.sm is None or _version(profile.sm) >= _version("8.0")
 
 
-def tensorrt_dla(program: Program | None, profile: Profile) -> Iterator[Recipe]:
+def f16_ranges(*, has_data: bool) -> dict[str, Any] | None:
+    """Where samples are at hand, operators whose values come near f16's end stay in f32."""
+    return {"method": "ranges", "samples": RANGE_SAMPLES} if has_data else None
+
+
+def tensorrt_dla(program: Program | None, profile: Profile, *, has_data: bool) -> Iterator[Recipe]:
     """What a DLA computes in, with the GPU for what it cannot take."""
-    yield tensorrt(profile, "f16", engine="dla")
+    yield tensorrt(profile, "f16", engine="dla", quantisation=f16_ranges(has_data=has_data))
     quantisation = nncf(program) | {"rest": "f16"}
     yield tensorrt(profile, "int8", engine="dla", quantisation=quantisation)
 

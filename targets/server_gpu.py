@@ -16,7 +16,7 @@ HOST_ARCH = None
 
 def recipes(request: Request) -> Iterator[Recipe]:
     """What is worth trying; the first is the f32 lowering that the others are held against."""
-    yield from tensorrt_gpu(request.program, request.profile)
+    yield from tensorrt_gpu(request.program, request.profile, has_data=request.has_data)
     for tf32 in (False, True) if has_tf32(request.profile) else (False,):
         cuda = ["CUDAExecutionProvider", {"use_tf32": str(int(tf32))}]
         yield onnxruntime(

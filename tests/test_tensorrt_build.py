@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 
 from agent import engine_build, sessions
+from agent.cuda import load_cuda, room_for
 from agent.engine_build import ENGINE, LOG, RECORD, Builder, build_engine, find_builder
 from agent.engine_plan import EngineSettings, plan_engine
 from agent.errors import StorageError, ToolchainError, UsageError
@@ -181,6 +182,18 @@ def test_a_builder_dies_with_whoever_waits_for_it(
     waiting.wait()
     builder = int((stand_in.folder / "pids").read_text().split()[0])
     wait_until(lambda: not alive(builder))
+
+
+def test_what_a_killed_build_left_is_swept_once_it_is_old(
+    stand_in: StandIn, onnx: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "prepared" / "one"
+    old, young = home.parent / ".one.old", home.parent / ".one.young"
+    for folder in (old, young):
+        folder.mkdir(parents=True)
+    os.utime(old, (0, 0))
+    build(stand_in, onnx, home)
+    assert {path.name for path in home.parent.iterdir()} == {"one", ".one.young"}
 
 
 def test_a_folder_that_cannot_be_written_is_a_storage_error(
@@ -358,6 +371,39 @@ def test_the_fingerprint_of_this_machine_is_enough_to_name_an_engines_folder(
     stand_in: StandIn, onnx: Path, tmp_path: Path
 ) -> None:
     assert session.prepare(onnx, {}, SIGNATURE, fingerprint(), tmp_path / "one").is_file()
+
+
+def test_cuda_copies_there_and_back_or_says_why_not() -> None:
+    try:
+        cuda = load_cuda()
+    except ToolchainError as error:
+        pytest.skip(error.what)
+    stream, failure = 0, None
+    try:
+        stream = cuda.stream()
+    except ToolchainError as error:
+        failure = error
+    if failure is not None:  # the runtime is here, and no GPU
+        assert "cudaStreamCreate failed with" in failure.what
+        assert failure.remedy
+        return
+    sent = np.arange(12, dtype=np.float32).reshape(3, 4)
+    received = np.zeros_like(sent)
+    address = cuda.allocate(room_for(sent.shape, sent.dtype))
+    cuda.upload(address, sent, stream)
+    cuda.download(received, address, stream)
+    cuda.synchronise(stream)
+    cuda.free(address)
+    cuda.end_stream(stream)
+    np.testing.assert_array_equal(received, sent)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "size"),
+    [((2, 3), np.float16, 12), ((), np.float32, 4), ((0, 5), np.int64, 0), ((7,), np.bool_, 7)],
+)
+def test_room_is_counted_in_bytes(shape: tuple[int, ...], dtype: Any, size: int) -> None:
+    assert room_for(shape, dtype) == size
 
 
 def assert_gone(stand_in: StandIn) -> None:

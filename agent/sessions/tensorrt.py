@@ -11,15 +11,15 @@ import contextlib
 import dataclasses
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from agent.codec import canonical
 from agent.cuda import Cuda, load_cuda, room_for
-from agent.engine_build import ENGINE, RECORD, build_engine, find_builder
+from agent.engine_build import ENGINE, RECORD, build_engine, find_builder, package_release
 from agent.engine_plan import plan_engine, settings_of
 from agent.errors import ToolchainError, UsageError
 from agent.manifest import Fingerprint, Signature, TensorSpec
@@ -103,9 +103,15 @@ def load(path: Path, options: Mapping[str, Any], signature: Signature) -> Sessio
 
 
 def import_runtime() -> Any:
-    """All that `load` imports, so that its memory can be told from the variant's."""
+    """All that `load` imports, so that its memory can be told from the variant's.
+
+    Raises:
+        ImportError: it is not there.
+    """
     import tensorrt
 
+    if package_release() is None:
+        raise ImportError("the package tensorrt holds types alone")
     return tensorrt
 
 
@@ -120,6 +126,25 @@ def _software(fingerprint: Fingerprint, release: str) -> dict[str, Any]:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(canonical(value)).hexdigest()[:32]
+
+
+class Context(Protocol):
+    """What is used of `tensorrt.IExecutionContext`, in 8.6, 10 and 11 alike."""
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool: ...
+    def set_tensor_address(self, name: str, memory: int) -> bool: ...
+    def get_tensor_shape(self, name: str) -> Iterable[int]: ...
+    def execute_async_v3(self, stream_handle: int) -> bool: ...
+
+
+class Engine(Protocol):
+    """What is used of `tensorrt.ICudaEngine`."""
+
+    @property
+    def num_io_tensors(self) -> int: ...
+    def get_tensor_name(self, index: int) -> str: ...
+    def get_tensor_dtype(self, name: str) -> Any: ...
+    def create_execution_context(self) -> Context | None: ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,14 +163,14 @@ class _Session:
         self,
         tensorrt: Any,
         runtime: Any,
-        engine: Any,
+        engine: Engine,
         signature: Signature,
         cuda: Cuda,
         *,
         on_dla: bool,
     ) -> None:
-        self._runtime = runtime  # must outlive the engine
-        self._engine = engine
+        # The runtime must outlive the engine, and the engine its context.
+        self._held: list[Any] = [runtime, engine]
         self._cuda = cuda
         self._on_dla = on_dla
         self._owned: list[int] = []
@@ -154,15 +179,22 @@ class _Session:
         )
         self._stream = cuda.stream()
         try:
-            self._context = engine.create_execution_context()
-            if self._context is None:
+            context = engine.create_execution_context()
+            if context is None:
                 raise ToolchainError(
                     "TensorRT cannot make room to run the engine.",
                     cause="The GPU's memory is full.",
                     remedy="Close what else uses it, or use a smaller variant.",
                 )
-            self._inputs = [self._port(tensorrt, spec, signature) for spec in signature.inputs]
-            self._outputs = [self._port(tensorrt, spec, signature) for spec in signature.outputs]
+            self._context = context
+            self._held.append(context)
+
+            def ports(specs: Iterable[TensorSpec]) -> list[_Port]:
+                kinds = (tensorrt.nptype(engine.get_tensor_dtype(spec.name)) for spec in specs)
+                pairs = zip(specs, kinds, strict=True)
+                return [self._port(spec, np.dtype(kind), signature) for spec, kind in pairs]
+
+            self._inputs, self._outputs = ports(signature.inputs), ports(signature.outputs)
         except BaseException:
             self.close()
             raise
@@ -173,7 +205,7 @@ class _Session:
             array = as_engine_takes(inputs[port.spec.name], port.dtype, port.spec.name)
             held.append(array)
             if port.dynamic:
-                self._context.set_input_shape(port.spec.name, array.shape)
+                _must(self._context.set_input_shape(port.spec.name, array.shape), port.spec.name)
             self._cuda.upload(port.address, array, self._stream)
         if not self._context.execute_async_v3(self._stream):
             raise ToolchainError(
@@ -196,10 +228,10 @@ class _Session:
         """Nothing to forget: state goes in and out as inputs and outputs."""
 
     def close(self) -> None:
-        # In this order: a context that outlives its engine crashes.
-        self._context = None
-        self._engine = None
-        self._runtime = None
+        # The context first: one that outlives its engine crashes.
+        self._context = None  # type: ignore[assignment]
+        while self._held:
+            self._held.pop()
         with contextlib.suppress(ToolchainError):  # after a fault on the device every call fails
             for address in self._owned:
                 self._cuda.free(address)
@@ -210,8 +242,7 @@ class _Session:
         """An engine runs on the GPU whole; what a DLA handed back to it, nothing tells."""
         return {} if self._on_dla else {"gpu": 1.0}
 
-    def _port(self, tensorrt: Any, spec: TensorSpec, signature: Signature) -> _Port:
-        dtype = np.dtype(tensorrt.nptype(self._engine.get_tensor_dtype(spec.name)))
+    def _port(self, spec: TensorSpec, dtype: Any, signature: Signature) -> _Port:
         if str(dtype) not in (spec.dtype, _NARROWER.get(spec.dtype)):
             raise ToolchainError(
                 f"{spec.name} is {dtype} in the engine, {spec.dtype} in the record.",
@@ -223,9 +254,18 @@ class _Session:
         )
         address = self._cuda.allocate(room_for(largest, dtype))
         self._owned.append(address)
-        self._context.set_tensor_address(spec.name, address)
+        _must(self._context.set_tensor_address(spec.name, address), spec.name)
         dynamic = any(isinstance(size, str) for size in spec.shape)
         return _Port(spec=spec, dtype=dtype, address=address, dynamic=dynamic)
+
+
+def _must(taken: bool, name: str) -> None:  # noqa: FBT001  it is what TensorRT returned
+    if not taken:
+        raise ToolchainError(
+            f"TensorRT does not take {name} as its record describes it.",
+            cause="File and record come from different builds, or the shape is out of range.",
+            remedy="Build the variant again.",
+        )
 
 
 def as_engine_takes(array: Array, dtype: Any, name: str) -> Array:

@@ -271,7 +271,7 @@ def _too_large(model: Any, maxima: Mapping[str, float] | None) -> Iterator[str]:
     bound = F16_MOST / HEADROOM
     for node in model.graph.node:
         touched = (*node.input, *node.output)
-        if any(not (maxima or {}).get(name, 0.0) <= bound for name in touched):
+        if any((maxima or {}).get(name, 0.0) > bound for name in touched):
             yield node.name
 
 

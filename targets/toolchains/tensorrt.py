@@ -17,7 +17,13 @@ from agent.engine_plan import BELOW, DLA_GAP, generation_of
 from agent.errors import ToolchainError
 from agent.manifest import Runtime
 from targets.interface import Availability, Calibration, Lowered, Problem, Program, Recipe
-from targets.lowering import onnx_files, onnx_symmetric, tensorrt_support, typed_onnx
+from targets.lowering import (
+    onnx_files,
+    onnx_ranges,
+    onnx_symmetric,
+    tensorrt_support,
+    typed_onnx,
+)
 from targets.lowering.export import EXPORT_OPSETS, SINGLE_FILE_BYTES
 from targets.lowering.onnx_levels import TENSORRT_IR, tensorrt_for, tensorrt_reads
 from targets.lowering.typed_onnx import F16_SCALES_OPSET
@@ -32,6 +38,8 @@ _BACKENDS = ("GPU", "DLA")
 _PRECISIONS = ("f32", "f16", "int8", "fp8")
 _QUANTISED = ("int8", "fp8")
 PER_CHANNEL_OPSET = 13
+RANGE_SAMPLES = 16
+"""The most that are run for f16: each keeps every intermediate result."""
 
 
 def available() -> Availability:
@@ -86,10 +94,15 @@ def lower(program: Program, recipe: Recipe, calibration: Calibration | None, out
     model = onnx_files.at_opset(model, most=recipe.opset, least=_least_opset(recipe))
     _check_operators(model, str(recipe.options["release"]))
     notes: tuple[str, ...] = ()
+    halved = "f16" in (recipe.precision, _rest(recipe))
+    maxima = None
+    if halved and calibration:
+        count = min(RANGE_SAMPLES, len(calibration))
+        maxima = onnx_ranges.observed_maxima(model, calibration, count)
     if recipe.precision in _QUANTISED:
         model, notes = _quantised(model, recipe, calibration)
-    if "f16" in (recipe.precision, _rest(recipe)):
-        model, kept = typed_onnx.to_f16(model, program.signature.dims)
+    if halved:
+        model, kept = typed_onnx.to_f16(model, program.signature.dims, maxima)
         notes += _kept_note(kept)
     _check_pairs(model)
     model.ir_version = min(model.ir_version, recipe.ir_version or TENSORRT_IR)
@@ -116,7 +129,9 @@ def _recipe_problems(recipe: Recipe) -> Iterator[Problem]:
             for name in ("nncf",)
             if version_of(name) is None
         )
-    elif recipe.quantisation is not None:
+    elif recipe.quantisation is not None and (
+        recipe.precision != "f16" or recipe.quantisation.get("method") != "ranges"
+    ):
         yield Problem(what=f"{recipe.precision} is not quantised", where="quantisation")
     release = str(recipe.options.get("release", ""))
     try:

@@ -94,7 +94,12 @@ CASES: tuple[Case, ...] = (
         only=("encoder", "vit"),
     ),
     Case(name="tensorrt-f32", recipe=_tensorrt("f32"), relative=1e-4, quick=_FEW),
-    Case(name="tensorrt-f32-8.6", recipe=_tensorrt("f32", release="8.6.1"), relative=1e-4),
+    Case(
+        name="tensorrt-f32-8.6",
+        recipe=_tensorrt("f32", release="8.6.1"),
+        relative=1e-4,
+        quick=("cnn", "encoder", "detector"),
+    ),
     Case(name="tensorrt-f16", recipe=_tensorrt("f16"), cosine=0.9999),
     Case(
         name="tensorrt-f16-8.6",
@@ -102,7 +107,12 @@ CASES: tuple[Case, ...] = (
         cosine=0.9999,
         quick=_FEW,
     ),
-    Case(name="tensorrt-int8", recipe=_tensorrt("int8", _NNCF), cosine=0.95),
+    Case(
+        name="tensorrt-int8",
+        recipe=_tensorrt("int8", _NNCF),
+        cosine=0.95,
+        quick=("mobile", "encoder", "two-heads", "buffers"),
+    ),
     Case(
         name="tensorrt-int8-8.6",
         recipe=_tensorrt("int8", _NNCF, "8.6.1"),
@@ -113,7 +123,7 @@ CASES: tuple[Case, ...] = (
         name="tensorrt-int8-f16",
         recipe=_tensorrt("int8", {**_NNCF, "rest": "f16"}),
         cosine=0.95,
-        quick=("mobile", "recommender", "two-heads"),
+        quick=("batched-cnn", "recommender", "lstm"),
     ),
     Case(
         name="tensorrt-int8-transformer",

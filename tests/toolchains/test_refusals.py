@@ -161,7 +161,7 @@ ONNXRUNTIME = next(case.recipe for case in CASES if case.name == "onnxruntime-f3
             {"precision": "int8", "quantisation": {"method": "nncf", "presett": "mixed"}},
             "presett",
         ),
-        (ONNXRUNTIME, {"backend": "CUDA"}, "CUDA"),
+        (ONNXRUNTIME, {"backend": "TPU"}, "TPU"),
         (ONNXRUNTIME, {"opset": 99}, "opset 99"),
         (ONNXRUNTIME, {"quantisation": {"method": "static"}}, "quantisation"),
         (ONNXRUNTIME, {"precision": "int8"}, "method"),
@@ -222,6 +222,18 @@ def test_onnx_runtime_options_that_are_not_known_are_refused(
     lower(case, ZOO["cnn"], program_of("cnn"), tmp_path / "variant")
     with pytest.raises(error, match=telling):
         load(tmp_path / "variant", case.run_as)
+
+
+def test_onnx_runtime_takes_a_providers_own_options_as_json_has_them(
+    program_of: Callable[[str], Program], tmp_path: Path
+) -> None:
+    options = {
+        "providers": [["CPUExecutionProvider", {"arena_extend_strategy": "kSameAsRequested"}]]
+    }
+    case = Case(name="options", recipe=dataclasses.replace(ONNXRUNTIME, options=options))
+    lower(case, ZOO["cnn"], program_of("cnn"), tmp_path / "variant")
+    with load(tmp_path / "variant") as session:
+        assert session.run(ZOO["cnn"].sample())["output"].shape == (1, 10)
 
 
 @pytest.mark.parametrize("options", [{"device": "TPU"}, {"device": "CPU", "SPEED": "MAX"}])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from targets.interface import Program
 from targets.lowering import onnx_symmetric
 from targets.lowering.onnx_files import at_opset, opset_of
 from targets.lowering.onnx_levels import tensorrt_for, tensorrt_reads
+from targets.lowering.onnx_ranges import observed_maxima
 from targets.lowering.typed_onnx import LONGEST, constants, interface, to_f16
 from tests.toolchains.cases import CASES, VENDOR_WARNINGS, Case
 from tests.toolchains.graphs import graph, run
@@ -235,3 +237,46 @@ def test_answers_that_are_nan_are_seen_by_the_check() -> None:
     assert np.isnan(run(model, x)).all()
     made, _ = to_f16(model, {}, {"x": 1e3, "a": np.inf, "y": np.nan})
     assert np.isnan(run(made, x)).all()
+
+
+def test_samples_show_which_operators_would_overflow(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"], name="small"),
+        helper.make_node("Mul", ["a", "a"], ["b"], name="square"),
+        helper.make_node("Sqrt", ["b"], ["y"], name="root"),
+    ]
+    model = graph(nodes)
+    samples = [{"x": np.full((2, 4), size, np.float32)} for size in (1, 250, 1000)]
+    assert observed_maxima(model, samples, 2) == {"x": 250, "a": 250, "b": 62_500, "y": 250}
+    assert observed_maxima(model, samples, 3)["b"] == 1e6
+    made, kept = to_f16(model, {}, observed_maxima(model, samples, 2))
+    assert kept == ("root", "square")
+    types = types_of(made)
+    [square] = [node for node in made.graph.node if node.op_type == "Mul"]
+    # What passes between the two is never rounded to f16, where it would be infinite.
+    assert types[square.output[0]] == TensorProto.FLOAT
+    [root] = [node for node in made.graph.node if node.op_type == "Sqrt"]
+    assert list(root.input) == list(square.output)
+
+
+def test_a_value_that_is_not_finite_counts_as_too_large() -> None:
+    model = graph([helper.make_node("Log", ["x"], ["y"], name="log")])
+    found = observed_maxima(model, [{"x": np.zeros((2, 4), np.float32)}], 1)
+    assert found["y"] == np.inf
+
+
+def test_f16_looks_at_samples_where_there_are_any(
+    program_of: Callable[[str], Program], tmp_path: Path
+) -> None:
+    recipe = dataclasses.replace(
+        BY_NAME["tensorrt-f16"].recipe, quantisation={"method": "ranges", "samples": 4}
+    )
+    case = Case(name="ranges", recipe=recipe)
+    entry = dataclasses.replace(ZOO["cnn"])
+    loud = [{"image": array["image"] * 1e5} for array in entry.calibration(2)]
+    assert TENSORRT.supports(program_of("cnn"), recipe) == []
+    quiet = lower(case, entry, program_of("cnn"), tmp_path / "quiet")
+    assert quiet.notes == ()
+    (tmp_path / "loud").mkdir()
+    found = TENSORRT.lower(program_of("cnn"), recipe, loud, tmp_path / "loud")
+    assert "in f32 stay" in found.notes[0]
