@@ -26,7 +26,7 @@ from sdk.output import Output, write_output
 from sdk.plan import Assignment, Candidate, Planned, plan
 from sdk.project import Project, profile_folders
 from sdk.project_reader import load_project
-from sdk.prune import audit, with_disproofs
+from sdk.prune import audit, reason, with_disproofs
 from sdk.select import Result, Selection, select
 from sdk.steps.capture import Captured, capture
 from sdk.steps.lower import Lowering, lower
@@ -247,8 +247,9 @@ def _result(
             candidate=entry.candidate,
             status="pruned",
             step="estimate",
-            reason=entry.disproof,
+            reason=reason(entry.disproof),
             estimate=predicted,
+            verdicts=(entry.disproof,),
         )
     lowering = built[entry.candidate.recipe.digest]
     if lowering.failure is not None:

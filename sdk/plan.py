@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from agent.errors import UsageError
 from profiles import Profile
+from sdk.limits import LimitVerdict
 from targets.interface import Availability, Program, Recipe, Request, Target, Toolchain
 
 
@@ -39,7 +40,7 @@ class Planned:
 
     candidate: Candidate
     refusal: str | None
-    disproof: str | None = None
+    disproof: LimitVerdict | None = None
     """The limit that the estimate says it cannot meet even at best (sdk/prune.py)."""
 
 

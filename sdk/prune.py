@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from sdk.estimate import Interval, estimate, file_bytes
-from sdk.limits import KINDS, Bounded, judge, overall
+from sdk.limits import KINDS, Bounded, LimitVerdict, judge, overall
 from sdk.plan import Candidate, Planned
 from sdk.select import Result
 from targets.interface import Program
@@ -35,8 +35,10 @@ def with_disproofs(
     )
 
 
-def disproof(candidate: Candidate, program: Program, limits: Mapping[str, float]) -> str | None:
-    """The first limit that even the favourable bound breaks, in words."""
+def disproof(
+    candidate: Candidate, program: Program, limits: Mapping[str, float]
+) -> LimitVerdict | None:
+    """The first limit that even the favourable bound breaks; its note tells the bound."""
     predicted = estimate(program, candidate.profile, candidate.recipe)
     figures: dict[str, Bounded | None] = {
         "size_mib": _bounded(file_bytes(program, candidate.recipe), 1 / _MIB),
@@ -48,12 +50,19 @@ def disproof(candidate: Candidate, program: Program, limits: Mapping[str, float]
         # The median's lower bound holds for every higher quantile.
         latency = _bounded(predicted.latency_ms) if name.startswith("latency_") else None
         figure = latency or figures.get(name)
-        if figure is not None and judge(name, limit, figure).verdict == "unmet":
-            best, side = (
-                (figure.low, "at least") if KINDS[name].at_most else (figure.high, "at most")
-            )
-            return f"{name} would be {side} {best:.4g}, the limit is {limit:.4g} (estimate)"
+        if figure is None:
+            continue
+        verdict = judge(name, limit, figure)
+        if verdict.verdict == "unmet":
+            at_most = KINDS[name].at_most
+            best = f"at least {figure.low:.4g}" if at_most else f"at most {figure.high:.4g}"
+            return dataclasses.replace(verdict, note=best)
     return None
+
+
+def reason(found: LimitVerdict) -> str:
+    """A disproof in words."""
+    return f"{found.name} would be {found.note}, the limit is {found.limit:.4g} (estimate)"
 
 
 def audit(planned: Sequence[Planned], results: Sequence[Result]) -> str | None:

@@ -97,8 +97,8 @@ def select(results: Sequence[Result], limits: Mapping[str, float]) -> Selection:
     baseline = find_baseline(results)
     judged = tuple(
         dataclasses.replace(result, verdicts=_verdicts(result, limits, baseline))
-        if result.status in ("built", "pruned")
-        else result
+        if result.status == "built"
+        else result  # a pruned one has the verdict that it was pruned for
         for result in results
     )
     eligible = [r for r in judged if r.status == "built" and overall(r.verdicts) != "unmet"]

@@ -309,6 +309,9 @@ def test_what_cannot_fit_is_not_built_and_no_prune_tells_what_that_saved(
         assert candidate["step"] == "estimate"
         assert candidate["reason"].startswith("size_mib would be at least")
         assert candidate["size_bytes"] is None
+        (limit,) = candidate["limits"]
+        assert (limit["name"], limit["verdict"]) == ("size_mib", "unmet")
+        assert limit["evidence"] == "estimate"
     assert found["notes"] == []
     kept = sdk(*arguments, "--no-prune", "--out", str(tmp_path / "kept"))
     assert kept.returncode == 3

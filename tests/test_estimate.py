@@ -206,6 +206,21 @@ def test_the_lower_bound_counts_on_caches_on_cheap_launches_and_on_more_than_the
     assert busy.low == pytest.approx(at_peak / DEFAULT.most_of_peak.value, rel=0.01)
 
 
+def test_a_stand_in_never_bounds_a_faster_precision_from_below() -> None:
+    profile, program = find("core-ultra-155h", ()), _program([_cost(10**11)])
+    cpu = profile.engines["cpu"]
+    only_f32 = dataclasses.replace(cpu, peak={"f32": cpu.peak["f32"]})
+    without = dataclasses.replace(profile, engines={"cpu": only_f32})
+    # as int8 on AMX: 12 times f32, and Winograd beside it
+    fastest = 10**11 / (12.2 * 2.25 * cpu.peak["f32"].value * 1e6)
+    assert _latency(program, without, _recipe("int8")).low < fastest
+    # f16 on tensor cores is known, TF32 is not: at most as fast as f16
+    figures = {"f32": Figure(value=51e3, source="a"), "f16": Figure(value=756e3, source="a")}
+    gpu = dataclasses.replace(profile, engines={"gpu": Engine(name="gpu", title="", peak=figures)})
+    found = _latency(program, gpu, _recipe("bf16", engine="gpu"))
+    assert found.low < 10**11 / (756e3 * 1e6)
+
+
 def test_many_small_kernels_cost_their_launches() -> None:
     profile, kernels = find("core-ultra-155h", ()), [_cost(1)] * 100
     own = DEFAULT.engines["cpu"]

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from agent.manifest import Signature
 from profiles import Profile, find
 from sdk.estimate import estimate, file_bytes
+from sdk.limits import LimitVerdict
 from sdk.plan import Candidate, Planned
-from sdk.prune import audit, disproof, with_disproofs
-from sdk.select import Result, find_baseline, select
+from sdk.prune import audit, disproof, reason, with_disproofs
+from sdk.select import Result, deciding, find_baseline, select
 from targets.interface import OpCost, Program, Recipe
 from tests.test_select import result
 
@@ -80,8 +81,8 @@ def test_only_what_cannot_be_is_disproved(case: Any) -> None:
         assert found is None
     else:
         assert found is not None
-        assert expected in found
-        assert found.endswith("(estimate)")
+        assert (found.verdict, found.evidence) == ("unmet", "estimate")
+        assert expected in reason(found)
 
 
 def planned(*precisions: str, refusal: str | None = None) -> tuple[Planned, ...]:
@@ -134,9 +135,15 @@ def test_a_looser_limit_never_prunes_more() -> None:
         assert loose is None or tight is not None
 
 
+TOO_LARGE = LimitVerdict(
+    name="size_mib", limit=40.0, value=100.0, verdict="unmet", evidence="estimate",
+    note="at least 50",
+)  # fmt: skip
+
+
 def as_pruned(found: Result) -> Result:
     return dataclasses.replace(
-        found, status="pruned", step="estimate", reason="size_mib would be at least 50, ...",
+        found, status="pruned", step="estimate", reason=reason(TOO_LARGE), verdicts=(TOO_LARGE,),
         report=None, accuracy=None, size_bytes=None,
     )  # fmt: skip
 
@@ -146,7 +153,8 @@ def test_what_was_pruned_is_never_chosen_and_keeps_its_reason() -> None:
     assert found.chosen is not None
     assert found.chosen.candidate.recipe.toolchain == "a-f32"
     assert found.results[1].status == "pruned"
-    assert found.results[1].reason.startswith("size_mib")
+    assert deciding(found.results[1]).startswith("size_mib would be at least 50, the limit is 40")
+    assert found.results[1].verdicts == (TOO_LARGE,)
     assert find_baseline(found.results) == dataclasses.replace(found.results[0])
 
 
@@ -155,13 +163,18 @@ def test_all_pruned_is_unmet() -> None:
     assert (found.verdict, found.chosen, found.ladder) == ("unmet", None, ())
 
 
+TOO_SLOW = LimitVerdict(
+    name="latency_p50_ms", limit=1.0, value=5.0, verdict="unmet", evidence="estimate"
+)
+
+
 def audited(*names: str, limits: dict[str, float], dropped: tuple[str, ...]) -> str | None:
     results = select([result(name, 4) for name in names], limits).results
     entries = [
         Planned(
             candidate=found.candidate,
             refusal=None,
-            disproof="too slow" if found.candidate.recipe.toolchain in dropped else None,
+            disproof=TOO_SLOW if found.candidate.recipe.toolchain in dropped else None,
         )
         for found in results
     ]

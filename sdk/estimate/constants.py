@@ -46,6 +46,8 @@ class Constants:
     """By the profile's word for the engine: cpu, gpu, npu, dla."""
     most_of_peak: Figure
     """The lower bound counts on this many times the peak."""
+    most_of_highest: Figure
+    """And where another precision's peak stands in, on this many times the engine's highest."""
     least_fixed: Figure
     """And on this share of launches and requests."""
     stand_in: Figure
@@ -159,6 +161,11 @@ DEFAULT = Constants(
         value=4.0,
         source="assumption: Winograd saves 2.25 times the products of a 3x3 convolution, and the "
         "peaks of CPUs in profiles are rates that were reached, below the true ones",
+    ),
+    most_of_highest=Figure(
+        value=16.0,
+        source="assumption: 4 as above, and 4 for a narrower precision that has no figure; int8 on "
+        "AMX is 12 times f32 (OpenVINO 2024.1 benchmark file, ResNet-50)",
     ),
     least_fixed=Figure(
         value=0.1, source="assumption: a tiny kernel takes well under a microsecond on a CPU"

@@ -56,7 +56,7 @@ def latency_ms(
     value, least = fixed, constants.least_fixed.value * fixed
     for cost, rate in zip(kernels, rates, strict=True):
         value += _kernel_ms(cost, rate, profile, own)
-        least += cost.flops / (constants.most_of_peak.value * rate.gflops * _PER_MS)
+        least += cost.flops / (_most_gflops(rate, engine, constants) * _PER_MS)
     unknown = 1.0
     if any(rate.stands_in for rate in rates):
         unknown *= constants.stand_in.value
@@ -67,6 +67,14 @@ def latency_ms(
     if any(cost.kind == "recurrent" for cost in kernels):
         unknown *= constants.recurrent.value
     return Interval(value=value, low=least / unknown, high=value * own.spread.value * unknown)
+
+
+def _most_gflops(rate: _Rate, engine: Engine, constants: Constants) -> float:
+    """What nothing on the engine can exceed."""
+    if not rate.stands_in:
+        return constants.most_of_peak.value * rate.gflops
+    highest = max(figure.value for figure in engine.peak.values())
+    return constants.most_of_highest.value * highest
 
 
 def op_class(cost: OpCost) -> OpClass:
