@@ -36,13 +36,13 @@ def evaluate(
 ) -> Result:
     """Run a built candidate beside the original's recorded answers, where this machine can."""
     profile, recipe = result.candidate.profile, result.candidate.recipe
-    run_as = runnable_as(recipe, profile, runner.device)
-    if run_as is None:
+    runnable = runnable_as(recipe, profile, runner.device)
+    if runnable is None:
         return result
-    found = _evaluated(runner, recipe, run_as, lowering, captured)
+    run_as, checked = runnable
+    found = _evaluated(runner, recipe, run_as if checked else None, lowering, captured)
     if isinstance(found, StepFailure):
         return dataclasses.replace(result, status="failed", step="evaluate", reason=found.summary)
-    checked = run_as != recipe.format
     numerics, speed = evidence(profile, runner.device)
     if checked:
         numerics = speed = "host"
@@ -90,12 +90,16 @@ def measure(
 
 
 def _evaluated(
-    runner: Runner, recipe: Recipe, run_as: str, lowering: Lowering, captured: Captured
+    runner: Runner,
+    recipe: Recipe,
+    check_as: str | None,
+    lowering: Lowering,
+    captured: Captured,
 ) -> Evaluation | StepFailure:
     key = key_of(
         step="evaluate",
         variant=lowering.digest,
-        run_as=run_as,
+        check_as=check_as,
         captured=captured.digest,
         metric=captured.metric,
         score=_score_digest(runner),
@@ -107,7 +111,7 @@ def _evaluated(
     if entry is None:
         payload = {
             "variant": str(lowering.folder),
-            "format": run_as,
+            "check_as": check_as,
             "captured": str(captured.folder),
             "project": str(runner.project.root),
             "metric": captured.metric,
