@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -63,7 +63,7 @@ class Report:
     measurement: Measurement | None
     numerics_evidence: Evidence
     speed_evidence: Evidence
-    run_as: str | None = None
+    check_as: str | None = None
     """The format of another runtime that ran its files, as a check: such answers prove nothing."""
 
 
@@ -96,32 +96,33 @@ def _same_isa(profile: Profile, device: Fingerprint) -> bool:
     )
 
 
-def way_to_run(
-    recipe: Recipe, profile: Profile, device: Fingerprint
-) -> Literal["own", "check"] | None:
-    """How this machine can run what the recipe makes; None if it cannot.
+def runnable_as(recipe: Recipe, profile: Profile, device: Fingerprint) -> tuple[str, bool] | None:
+    """The format as which this machine can run what the recipe makes, and whether as a check only.
 
-    A recipe of an engine that is not here may name a format that runs its files on any CPU: good
-    for a check of the answers, never for a figure of speed.
+    A recipe of another engine may name a format that runs its files on any CPU (it may be its own
+    format, with other options): good for a check of the answers, never for a figure of speed.
+
+    Returns:
+        None if it cannot be run here in any way.
     """
-    if recipe.engine == "cpu" or (
-        recipe.engine in profile.engines and match(profile.match, device)
-    ):
-        return "own"
-    return "check" if recipe.check else None
+    here = recipe.engine in profile.engines and match(profile.match, device)
+    if recipe.engine == "cpu" or here:
+        return recipe.format, False
+    return None if recipe.check is None else (recipe.check, True)
 
 
 def evaluate(payload: dict[str, Any], out: Path) -> dict[str, Any]:
     """The step: run the variant in `payload["variant"]` against what capture recorded.
 
     Args:
-        payload: {variant, format, captured, project, metric}; `variant` and `captured` are
-            folders, `format` what to check it as, or None, `metric` capture's record or None.
+        payload: {variant, check_as, captured, project, metric}; `variant` and `captured` are
+            folders, `check_as` the format to load it as for a check, None to load it as what it
+            is, `metric` capture's record or None.
         out: not used: the result is all there is.
     """
     del out
     captured = Path(payload["captured"])
-    with load(payload["variant"], payload["format"]) as session:
+    with load(payload["variant"], payload["check_as"]) as session:
         golden, max_abs = check_agreement(session, StoredSamples(captured / "golden.safetensors"))
         scores, sqnr_db = None, None
         if payload["metric"] is not None:

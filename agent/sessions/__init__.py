@@ -100,13 +100,14 @@ def session_module(format: str) -> SessionModule:
     return module  # type: ignore[no-any-return]
 
 
-def load(path: str | Path, run_as: str | None = None) -> CheckedSession:
+def load(path: str | Path, check_as: str | None = None) -> CheckedSession:
     """Load the variant in a folder (one that holds a `variant.json`).
 
     Args:
         path: the folder.
-        run_as: the format that runs the same file on any CPU, to check its answers where the
-            variant's own engine is not at hand; the options are then those under `check`.
+        check_as: a format that can read the same file on any CPU, to check its answers where the
+            variant's own runtime or engine is not at hand; its options are then those under
+            `check`.
 
     Raises:
         UsageError: the folder holds no variant, or its format is not known here.
@@ -114,8 +115,8 @@ def load(path: str | Path, run_as: str | None = None) -> CheckedSession:
     """
     folder = Path(path)
     record = read_record(folder)
-    module = session_module(run_as or record.runtime.format)
-    options = record.options if run_as is None else record.options.get("check", {})
+    module = session_module(check_as or record.runtime.format)
+    options = record.options if check_as is None else record.options.get("check", {})
     try:
         if hasattr(module, "prepare"):
             inner = _load_prepared(module, folder / record.files[0].path, options, record)

@@ -15,7 +15,7 @@ from agent.metrics import Drop, metric, paired_drop, samples_needed
 from agent.quantiles import samples_for
 from profiles import Profile
 from sdk.cache import key_of
-from sdk.prove import Evaluation, Report, evidence, proves_numerics, way_to_run
+from sdk.prove import Evaluation, Report, evidence, proves_numerics, runnable_as
 from sdk.select import Accuracy, Result
 from sdk.steps.capture import Captured
 from sdk.steps.lower import Lowering
@@ -36,28 +36,29 @@ def evaluate(
 ) -> Result:
     """Run a built candidate beside the original's recorded answers, where this machine can."""
     profile, recipe = result.candidate.profile, result.candidate.recipe
-    way = way_to_run(recipe, profile, runner.device)
-    if way is None:
+    runnable = runnable_as(recipe, profile, runner.device)
+    if runnable is None:
         return result
-    run_as = recipe.check if way == "check" else None
-    found = _evaluated(runner, recipe, run_as, lowering, captured)
+    run_as, checks = runnable
+    check_as = run_as if checks else None
+    found = _evaluated(runner, recipe, check_as, lowering, captured)
     if isinstance(found, StepFailure):
         return dataclasses.replace(result, status="failed", step="evaluate", reason=found.summary)
     numerics, speed = evidence(profile, runner.device)
-    if run_as:
+    if check_as:
         numerics = speed = "host"
     report = Report(
         evaluation=found,
         measurement=None,
         numerics_evidence=numerics,
         speed_evidence=speed,
-        run_as=run_as,
+        check_as=check_as,
     )
     try:
         accuracy = _accuracy(runner, captured, found, report, profile, drop_limit)
     except UsageError as error:  # scores that are not finite: its answers are not
         return dataclasses.replace(result, status="failed", step="evaluate", reason=error.what)
-    placement = result.placement if run_as else found.placement or result.placement
+    placement = result.placement if check_as else found.placement or result.placement
     return dataclasses.replace(result, report=report, accuracy=accuracy, placement=placement)
 
 
@@ -76,7 +77,7 @@ def measure(
     contestants = {
         result.candidate.recipe.name: built[result.candidate.recipe.digest]
         for result in results
-        if result.status == "built" and result.report is not None and not result.report.run_as
+        if result.status == "built" and result.report is not None and not result.report.check_as
     }
     if not contestants or evidence(profile, runner.device)[1] != "device":
         return list(results)
@@ -90,12 +91,16 @@ def measure(
 
 
 def _evaluated(
-    runner: Runner, recipe: Recipe, run_as: str | None, lowering: Lowering, captured: Captured
+    runner: Runner,
+    recipe: Recipe,
+    check_as: str | None,
+    lowering: Lowering,
+    captured: Captured,
 ) -> Evaluation | StepFailure:
     key = key_of(
         step="evaluate",
         variant=lowering.digest,
-        run_as=run_as,
+        check_as=check_as,
         captured=captured.digest,
         metric=captured.metric,
         score=_score_digest(runner),
@@ -107,7 +112,7 @@ def _evaluated(
     if entry is None:
         payload = {
             "variant": str(lowering.folder),
-            "format": run_as,
+            "check_as": check_as,
             "captured": str(captured.folder),
             "project": str(runner.project.root),
             "metric": captured.metric,
@@ -180,7 +185,7 @@ def _accuracy(
         final=final,
         selection=bounded("selection"),
         evidence=report.numerics_evidence,
-        proves=report.run_as is None
+        proves=report.check_as is None
         and proves_numerics(profile, runner.device, report.numerics_evidence),
         samples_needed=needed,
     )

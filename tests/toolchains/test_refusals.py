@@ -14,6 +14,7 @@ import targets
 from agent.errors import ToolchainError, UsageError
 from agent.manifest import Signature, TensorSpec
 from agent.sessions import load
+from agent.sessions.onnxruntime import import_runtime
 from agent.variant import RECORD_NAME
 from targets.interface import OpCost, Program, Recipe
 from tests.toolchains.cases import CASES, VENDOR_WARNINGS, Case
@@ -234,6 +235,20 @@ def test_onnx_runtime_takes_a_providers_own_options_as_json_has_them(
     lower(case, ZOO["cnn"], program_of("cnn"), tmp_path / "variant")
     with load(tmp_path / "variant") as session:
         assert session.run(ZOO["cnn"].sample())["output"].shape == (1, 10)
+
+
+def test_a_file_for_another_provider_is_checked_on_the_cpu(
+    program_of: Callable[[str], Program], tmp_path: Path
+) -> None:
+    options = {"providers": [["CUDAExecutionProvider", {"use_tf32": "0"}], "CPUExecutionProvider"]}
+    recipe = dataclasses.replace(ONNXRUNTIME, options=options, backend="CUDA", engine="gpu")
+    lower(Case(name="cuda", recipe=recipe), ZOO["cnn"], program_of("cnn"), tmp_path / "variant")
+    with load(tmp_path / "variant", "onnxruntime") as session:
+        assert session.run(ZOO["cnn"].sample())["output"].shape == (1, 10)
+        assert session.placement() == {"CPUExecutionProvider": 1.0}
+    if "CUDAExecutionProvider" not in import_runtime().get_available_providers():
+        with pytest.raises(ToolchainError, match="has no CUDAExecutionProvider here"):
+            load(tmp_path / "variant")
 
 
 @pytest.mark.parametrize("options", [{"device": "TPU"}, {"device": "CPU", "SPEED": "MAX"}])
