@@ -21,26 +21,26 @@ class MemoryGroup:
     """A limit on memory that a process is put under; without a folder it does nothing."""
 
     def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
+        self.folder = folder
 
     @property
     def enforced(self) -> bool:
         """Whether the kernel holds the limit."""
-        return self._folder is not None
+        return self.folder is not None
 
     def add(self, pid: int) -> None:
         """Put a process under the limit, and all that it starts from now on."""
-        if self._folder is not None:
+        if self.folder is not None:
             with contextlib.suppress(OSError):  # it has ended
-                (self._folder / "cgroup.procs").write_text(str(pid))
+                (self.folder / "cgroup.procs").write_text(str(pid))
 
     def has_killed(self) -> bool:
         """Whether the kernel ended a process here because the limit was reached."""
-        if self._folder is None:
+        if self.folder is None:
             return False
         for name in ("memory.events", "memory.oom_control"):  # version 2, version 1
             with contextlib.suppress(OSError):
-                words = (self._folder / name).read_text().split()
+                words = (self.folder / name).read_text().split()
                 return int(words[words.index("oom_kill") + 1]) > 0
         return False
 

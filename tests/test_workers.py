@@ -82,7 +82,9 @@ def test_the_kernel_holds_the_limit_where_a_control_group_may_be_made(tmp_path: 
             process.communicate(b"\n", timeout=60)
         assert process.returncode == -signal.SIGKILL
         assert group.has_killed()
-    assert not list(Path("/sys/fs/cgroup").glob("memory/**/slipway-*"))
+        folder = group.folder
+    assert folder is not None
+    assert not folder.exists()
 
 
 def test_without_a_limit_there_is_no_control_group() -> None:
