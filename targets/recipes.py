@@ -147,11 +147,7 @@ def tensorrt(
     """
     on_dla = engine == "dla"
     rest = (quantisation or {}).get("rest")
-    release = tensorrt_release(
-        profile,
-        on_dla=on_dla,
-        narrow_scales=precision == "fp8" or (precision, rest) == ("int8", "f16"),
-    )
+    release = tensorrt_release(profile, on_dla=on_dla)
     check = {"graph_optimization": "none"} if precision in ("int8", "fp8") else {}
     types = [kind for kind in ("f16", "int8", "fp8") if kind in (precision, rest)]
     return Recipe(
@@ -216,24 +212,26 @@ def tensorrt_dla(program: Program | None, profile: Profile, *, has_data: bool) -
     yield tensorrt(profile, "int8", engine="dla", quantisation=quantisation)
 
 
-def tensorrt_release(profile: Profile, *, on_dla: bool = False, narrow_scales: bool = False) -> str:
-    """The oldest TensorRT of the profile that can build here; 8.6 where the profile names none.
+def tensorrt_release(profile: Profile, *, on_dla: bool = False) -> str:
+    """The oldest TensorRT of the profile that can build here; 10.0 where the profile names none.
+
+    A server has what its owner installs. TensorRT 8.6 would read neither Q/DQ pairs with FP8 or f16
+    scales, which take opset 19, nor what torch exports today; and 11 reads what 10 reads.
 
     Args:
         profile: what it names before 8.6 does not count.
         on_dla: the oldest with a DLA, where any has one.
-        narrow_scales: Q/DQ pairs with FP8 or f16 scales take opset 19; so a profile that names no
-            release is then taken to have 10.0.
     """
     stacks = profile.software.values()
     found = sorted(
         (s.runtimes["tensorrt"] for s in stacks if "tensorrt" in s.runtimes), key=_version
     )
+    if not found:
+        return tensorrt_for(19)
     served = [release for release in found if _version(release) >= _version(OLDEST_TENSORRT)]
     with_dla = [release for release in served if dla_in(release)]
-    assumed = tensorrt_for(19) if narrow_scales and not found else OLDEST_TENSORRT
     # Where all releases lack a DLA, the toolchain refuses the oldest and gives the reason.
-    return next(iter((with_dla if on_dla else None) or served), assumed)
+    return next(iter((with_dla if on_dla else None) or served), OLDEST_TENSORRT)
 
 
 def _version(text: str) -> Any:

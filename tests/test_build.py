@@ -375,9 +375,10 @@ def onnx_project(folder: Path) -> Path:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "killed"])
 @pytest.mark.parametrize("moment", ["capturing", "lowering", "checking", "measuring"])
-def test_ctrl_c_at_any_step_leaves_nothing_and_the_next_run_resumes(
-    moment: str, tmp_path: Path
+def test_a_build_ended_at_any_step_leaves_nothing_and_the_next_run_resumes(
+    moment: str, end: signal.Signals, tmp_path: Path
 ) -> None:
     project = onnx_project(tmp_path / "project")
     arguments = ["build", str(project), *FAST, "--out", str(tmp_path / "out")]
@@ -390,12 +391,14 @@ def test_ctrl_c_at_any_step_leaves_nothing_and_the_next_run_resumes(
             assert time.monotonic() < deadline
             time.sleep(0.02)
         time.sleep(0.3)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130, log.read_text()
-    children = subprocess.run(
-        ["pgrep", "-f", str(tmp_path)], capture_output=True, text=True, check=False
-    )
-    assert children.stdout == ""
+        process.send_signal(end)
+        expected = 130 if end == signal.SIGINT else -signal.SIGKILL
+        assert process.wait(30) == expected, log.read_text()
+    # Nobody is left to wait for a killed build's children: the kernel ends them.
+    deadline = time.monotonic() + (0 if end == signal.SIGINT else 10)
+    while children := processes_of(tmp_path):
+        assert time.monotonic() < deadline, children
+        time.sleep(0.05)
     assert not (tmp_path / "out" / "net" / "manifest.json").exists()
     again = sdk(*arguments)
     assert again.returncode == 0, again.stderr
@@ -403,6 +406,14 @@ def test_ctrl_c_at_any_step_leaves_nothing_and_the_next_run_resumes(
         assert "cached: capture" in again.stderr
     if moment == "measuring":
         assert "lowering" not in again.stderr
+
+
+def processes_of(folder: Path) -> str:
+    """The processes that have the folder in their command."""
+    found = subprocess.run(
+        ["pgrep", "-f", str(folder)], capture_output=True, text=True, check=False
+    )
+    return found.stdout
 
 
 @pytest.mark.long

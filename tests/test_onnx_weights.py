@@ -131,6 +131,26 @@ def test_a_place_that_reaches_further_is_refused(name: str, tmp_path: Path) -> N
         captured(folder, tmp_path / "out")
 
 
+NO_MODELS = {
+    "empty": b"",
+    "a text": b"this is no model",
+    "zeros": bytes(1000),
+    "a zip of pickles": b"PK\x03\x04" + bytes(60),
+    "cut short": None,
+}
+
+
+@pytest.mark.parametrize("name", NO_MODELS)
+def test_what_is_no_onnx_file_is_refused(name: str, tmp_path: Path) -> None:
+    folder = write_project(tmp_path / "p")
+    path = folder / "net.onnx"
+    content = NO_MODELS[name]
+    path.write_bytes(path.read_bytes()[:60] if content is None else content)
+    with pytest.raises(CaptureError, match=r"net\.onnx") as refusal:
+        captured(folder, tmp_path / "out")
+    assert refusal.value.remedy
+
+
 @pytest.mark.long
 def test_a_model_above_two_gib_is_captured(tmp_path: Path) -> None:
     """One protobuf message cannot hold it; on disk the weights are a hole, so it costs no space."""

@@ -174,7 +174,7 @@ def test_nvidia_targets_propose_every_precision(
 @pytest.mark.parametrize(
     ("releases", "release", "opset", "dla"),
     [
-        ((), "8.6", 17, "8.6"),
+        ((), "10.0", 20, "10.0"),
         (("10.3.0", "10.16.2.10"), "10.3.0", 20, "10.3.0"),
         (("8.5.2", "10.3.0"), "10.3.0", 20, "10.3.0"),  # 8.5 cannot run what is built here
         (("8.6.2", "10.3.0"), "8.6.2", 17, "8.6.2"),
@@ -189,13 +189,6 @@ def test_tensorrt_files_are_for_the_oldest_release_of_the_profile(
     recipe = tensorrt(profile, "f16")
     assert (recipe.options["release"], recipe.opset, recipe.ir_version) == (release, opset, 10)
     assert tensorrt(profile, "f16", engine="dla").options["release"] == dla
-
-
-def test_a_profile_without_a_release_is_taken_to_read_what_narrow_scales_need() -> None:
-    recipes = {r.name.rsplit("-", 1)[0]: r for r in _recipes(server_gpu, _nvidia("9.0"))}
-    assert recipes["tensorrt-gpu-int8"].opset == 17
-    for name in ("tensorrt-gpu-int8-f16", "tensorrt-gpu-fp8"):
-        assert (recipes[name].options["release"], recipes[name].opset) == ("10.0", 20)
 
 
 def test_a_recipe_resolves_what_the_builder_is_told() -> None:
