@@ -56,6 +56,9 @@ def supports(program: Program, recipe: Recipe) -> list[Problem]:
         problems.append(Problem(what=f"known are {_BACKENDS}", where=f"backend {recipe.backend!r}"))
     if recipe.precision not in _PRECISIONS:
         problems.append(Problem(what=f"known precisions are {_PRECISIONS}", where=recipe.precision))
+    elif recipe.precision != "f32" and any(cost.kind == "recurrent" for cost in program.costs):
+        # Their first states were exported as f32 constants, which casting the weights leaves alone.
+        problems.append(Problem(what="recurrent cells stay in f32", where=recipe.precision))
     if recipe.quantisation is not None:
         problems.append(Problem(what="nothing is quantised here", where="quantisation"))
     if recipe.backend == "CUDA" and not _DRIVER.is_file():
