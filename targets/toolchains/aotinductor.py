@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from agent.errors import ToolchainError
 from agent.manifest import Runtime, Signature
 from targets.interface import Availability, Calibration, Lowered, Problem, Program, Recipe
-from targets.lowering.export import dynamic_shapes, load_exported
+from targets.lowering.export import dynamic_shapes, is_recurrent, load_exported
 from targets.lowering.vendor import availability, vendor_errors, version_of
 
 NAME = "aotinductor"
@@ -27,6 +28,8 @@ FORMAT = "aotinductor"
 _FILE = "model.pt2"
 _PRECISIONS = ("f32", "f16", "bf16")
 _BACKENDS = ("CPU", "CUDA")
+_RECURRENT = "recurrent cells stay in f32"
+"""The states that they begin with were exported as f32: casting the weights leaves those alone."""
 _DRIVER = Path("/proc/driver/nvidia/version")
 _COMPILERS = ("g++", "clang++")
 
@@ -57,8 +60,7 @@ def supports(program: Program, recipe: Recipe) -> list[Problem]:
     if recipe.precision not in _PRECISIONS:
         problems.append(Problem(what=f"known precisions are {_PRECISIONS}", where=recipe.precision))
     elif recipe.precision != "f32" and any(cost.kind == "recurrent" for cost in program.costs):
-        # Their first states were exported as f32 constants, which casting the weights leaves alone.
-        problems.append(Problem(what="recurrent cells stay in f32", where=recipe.precision))
+        problems.append(Problem(what=_RECURRENT, where=recipe.precision))
     if recipe.quantisation is not None:
         problems.append(Problem(what="nothing is quantised here", where="quantisation"))
     if recipe.backend == "CUDA" and not _DRIVER.is_file():
@@ -72,10 +74,16 @@ def lower(program: Program, recipe: Recipe, calibration: Calibration | None, out
     """Compile to `model.pt2`.
 
     Raises:
-        ToolchainError: the compiler refuses the program.
+        ToolchainError: the compiler refuses the program, or a recurrent one is to be narrowed.
     """
     del calibration
     exported = load_exported(program)
+    if recipe.precision != "f32" and is_recurrent(exported):
+        raise ToolchainError(
+            f"AOTInductor cannot compile the program in {recipe.precision}: {_RECURRENT}.",
+            cause="It holds a GRU, LSTM or RNN.",
+            remedy="Use the f32 recipe.",
+        )
     with (
         _scratch(out),
         vendor_errors(
