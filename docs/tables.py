@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from profiles import Profile
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+ROOT = str(Path(__file__).resolve().parent.parent)
+sys.path.insert(0, ROOT)
 
 VERBS = (
     "init",
@@ -75,6 +76,8 @@ def constants() -> str:
 
 def published(part: str) -> str:
     """The estimate beside published figures; takes some seconds."""
+    if ROOT not in sys.path:  # cog puts the path back after each file, and imports this one once
+        sys.path.insert(0, ROOT)
     from benchmarks.published import PARTS
 
     return PARTS[part]()
