@@ -13,7 +13,7 @@ DEMO_TARGETS := $(foreach target,intel mobile jetson server-gpu linux-arm,--targ
 COGGED := README.md docs/reference/cli.md docs/reference/profiles.md docs/reference/project-file.md
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-long check bench docs clean
+.PHONY: demo test test-long check explore bench docs clean
 
 demo: $(STAMP)
 	$(BIN)/python docs/examples/digits/train.py
@@ -41,6 +41,9 @@ test: $(STAMP)
 
 test-long: $(STAMP)
 	$(BIN)/pytest -m long
+
+explore: $(STAMP)
+	$(BIN)/pytest -m 'not toolchain and not long and not browser' --hypothesis-profile=explore $$(grep -rl '^from hypothesis' tests --include='test_*.py')
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.run

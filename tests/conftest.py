@@ -5,6 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# One commit gives one answer, on a slow machine too: the examples of a test follow from its code,
+# and no clock fails it. `make explore` looks for new ones; what it finds becomes an `@example`.
+settings.register_profile(
+    "repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile(
+    "explore", settings.get_profile("repeatable"), derandomize=False, max_examples=2000
+)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(autouse=True)

@@ -192,9 +192,9 @@ def _latency(
             answer, note = "not comparable", _told(other)
         elif not before.stable or not after.stable:
             note = "not stable"
-        elif after.high < before.low and after.p50 < before.p50 * (1 - RUN_TO_RUN):
+        elif after.high < before.low and _clearly_less(after.p50, before.p50, RUN_TO_RUN):
             answer = "faster"
-        elif after.low > before.high and after.p50 > before.p50 * (1 + RUN_TO_RUN):
+        elif before.high < after.low and _clearly_less(before.p50, after.p50, RUN_TO_RUN):
             answer = "slower"
     return Delta(
         quantity="latency_p50_ms",
@@ -203,6 +203,11 @@ def _latency(
         answer=answer,
         note=note,
     )
+
+
+def _clearly_less(one: float, other: float, noise: float) -> bool:
+    """Asked both ways round, so that swapping two builds swaps the answer and nothing else."""
+    return one < other * (1 - noise)
 
 
 def _drop(old: CandidateSummary, new: CandidateSummary, *, same_isa: bool) -> Delta:
@@ -238,9 +243,9 @@ def _memory(
         answer = "within noise"
         if other:
             answer, note = "not comparable", _told(other)
-        elif after < before * (1 - MEMORY_NOISE):
+        elif _clearly_less(after, before, MEMORY_NOISE):
             answer = "smaller"
-        elif after > before * (1 + MEMORY_NOISE):
+        elif _clearly_less(before, after, MEMORY_NOISE):
             answer = "larger"
     return Delta(quantity="peak_memory_bytes", old=before, new=after, answer=answer, note=note)
 
