@@ -19,7 +19,7 @@ import numpy as np
 
 from agent.contestant import BOOTSTRAP
 from agent.identity import Conditions, conditions_now
-from agent.measurement import Failure, Measurement, latency
+from agent.measurement import Failure, Measurement, latency, ratio
 from agent.processes import Child, ChildError
 from agent.quantiles import is_stable
 from agent.tensors import Array
@@ -61,6 +61,20 @@ class Budget:
     """How far a fixed piece of work may vary in speed before the machine counts as busy."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Race:
+    """Who may be sent home before the contest ends: whoever is surely slower than the leader."""
+
+    pace: tuple[str, ...]
+    """Contestants that may lead. One that would not be chosen anyway must not send others home."""
+    keep: tuple[str, ...] = ()
+    """Contestants that stay to the end, however slow: others are held against them."""
+    margin: float = 0.03
+    """Slower by more than this, and surely: at the favourable end of the ratio's interval."""
+    min_rounds: int = 6
+    """The fewest turns whose least and greatest ratio are a 95 % interval (the sign test)."""
+
+
 @dataclasses.dataclass
 class _Entrant:
     """One contestant while it is in the race."""
@@ -95,6 +109,7 @@ class Arena:
         time_limit_s: float,
         memory_limit_bytes: int | None,
         on_event: OnEvent | None,
+        race: Race | None = None,
     ) -> None:
         self._inputs = inputs
         self._log_folder = log_folder
@@ -103,7 +118,9 @@ class Arena:
         self._memory_limit_bytes = memory_limit_bytes
         self._tell = on_event or (lambda _: None)
         self._children = contextlib.ExitStack()
+        self._race = race
         self._running: dict[str, _Entrant] = {}
+        self._sent_home: dict[str, Measurement] = {}
         self._failures: dict[str, Failure] = {}
         self._spins: list[float] = []
 
@@ -196,10 +213,12 @@ class Arena:
                     "median_ms": entrant.medians[-1] / 1e6,
                 }
             )
+        if self._race is not None:
+            self._send_home(self._race)
 
     def results(self, names: Sequence[str]) -> dict[str, Measurement | Failure]:
         """Everyone's result, in the order of the names."""
-        measured: dict[str, Measurement] = {}
+        measured = dict(self._sent_home)
         for name, entrant in list(self._running.items()):
             entrant.child.resume()
             try:
@@ -209,12 +228,36 @@ class Arena:
             entrant.child.end()
         return {name: measured.get(name) or self._failures[name] for name in names}
 
-    def _measurement(self, name: str, entrant: _Entrant) -> Measurement:
+    def _send_home(self, race: Race) -> None:
+        """End whoever is surely slower than the leader; what was measured of them is kept."""
+        pace = [name for name in race.pace if name in self._running]
+        if not pace:
+            return
+        leader = min(pace, key=lambda name: float(np.median(self._running[name].medians)))
+        own = self._running[leader].medians
+        for name, entrant in list(self._running.items()):
+            if name in (leader, *race.keep) or len(entrant.medians) < race.min_rounds:
+                continue
+            behind = ratio(entrant.medians, own)
+            if behind.low <= 1 + race.margin:
+                continue
+            told = f"left after {behind.rounds} turns: at least {behind.low:.2f} x {leader}"
+            entrant.child.resume()
+            try:
+                self._sent_home[name] = self._measurement(name, entrant, told)
+            except ChildError as error:
+                self._fail(name, error.kind, str(error))
+                continue
+            entrant.child.end()
+            del self._running[name]
+            self._tell({"event": "left", "name": name, "leader": leader, "ratio": behind.value})
+
+    def _measurement(self, name: str, entrant: _Entrant, *told: str) -> Measurement:
         memory = self._ask(entrant.child, "memory")
         placed = self._ask(entrant.child, "placement")
         self._ask(entrant.child, "close")
-        stable, notes = self._stable(entrant), []
-        if not stable:
+        stable, notes = self._stable(entrant), list(told)
+        if not stable and not told:
             notes.append("the windows' medians had not settled when the budget ended")
         if is_busy(self._spins, tolerance=self._budget.busy_tolerance):
             stable = False

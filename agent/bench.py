@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from agent.arena import Arena, Budget, Contestant, OnEvent
+from agent.arena import Arena, Budget, Contestant, OnEvent, Race
 from agent.errors import ToolchainError, UsageError
 from agent.measurement import Comparison, Failure, Latency, Measurement, Ratio, compare
 
@@ -28,6 +28,7 @@ def contest(
     time_limit_s: float = 300.0,
     memory_limit_mib: int | None = None,
     on_event: OnEvent | None = None,
+    race: Race | None = None,
 ) -> dict[str, Measurement | Failure]:
     """Measure variants of one model against each other.
 
@@ -41,7 +42,9 @@ def contest(
         budget: how long to measure.
         time_limit_s: the longest that one load, or one window, may take.
         memory_limit_mib: the most that one contestant's process tree may use.
-        on_event: is told {event: started | loaded | window | failed, name, ...} as it happens.
+        on_event: is told {event: started | loaded | window | left | failed, name, ...} as it
+            happens.
+        race: who may be sent home early; without, all stay to the end.
 
     Raises:
         UsageError: two contestants share a name, or there is no such file of inputs.
@@ -63,6 +66,7 @@ def contest(
         time_limit_s=time_limit_s,
         memory_limit_bytes=None if memory_limit_mib is None else memory_limit_mib << 20,
         on_event=on_event,
+        race=race,
     ) as arena:
         for contestant in contestants:
             arena.load(contestant)
@@ -148,6 +152,7 @@ __all__ = [
     "Failure",
     "Latency",
     "Measurement",
+    "Race",
     "Ratio",
     "bench_one",
     "compare",

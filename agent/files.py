@@ -71,6 +71,16 @@ def move_folder(source: Path, destination: Path) -> None:
         sync_folder(destination.parent)
 
 
+def link_or_copy(source: Path, destination: Path) -> None:
+    """Give a file that never changes a second name; a copy where the file system has no links."""
+    try:
+        os.link(source, destination)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EEXIST):
+            raise
+        shutil.copyfile(source, destination)
+
+
 def point_link(link: Path, target: str) -> None:
     """Make `link` a symbolic link to `target` (relative to the link), replacing it atomically."""
     with storage_errors(link):

@@ -98,9 +98,13 @@ def compare(a: Measurement, b: Measurement) -> Ratio:
 
     Both must come from one contest. The interval is the sign test's on the rounds' ratios.
     """
-    rounds = min(len(a.windows_ms), len(b.windows_ms))
-    ratios = np.divide(a.windows_ms[:rounds], b.windows_ms[:rounds])
-    found = median_interval(ratios)
+    return ratio(a.windows_ms, b.windows_ms)
+
+
+def ratio(a: Sequence[float], b: Sequence[float]) -> Ratio:
+    """The same of the windows' medians; where one left the contest early, of the rounds of both."""
+    rounds = min(len(a), len(b))
+    found = median_interval(np.divide(a[:rounds], b[:rounds]))
     return Ratio(value=found.value, low=found.low, high=found.high, rounds=rounds)
 
 

@@ -11,7 +11,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from agent.bench import Budget, Comparison, Measurement, bench_one, compare_folders
 from agent.codec import decode
@@ -25,13 +25,19 @@ from sdk.catalog import Build, Catalog
 from sdk.events import OnEvent, ignore
 from sdk.folders import cache_folder, data_folder
 from sdk.golden_check import GoldenCheck, check_golden
-from sdk.limits import check_limit
+from sdk.limits import DEFAULT_ACCURACY_DROP, check_limit
+from sdk.objective import Objective
 from sdk.report.page import render
 from sdk.samples import StoredSamples, write_sample
 from sdk.summary import SCHEMA, Summary
 
 if TYPE_CHECKING:
     from sdk.report.comparison import Comparison as BuildComparison
+
+SPEED_DROP = 0.05
+"""The limit on the accuracy drop under `prefer="speed"`, where the project gives none."""
+ACCURACY_DROP = 0.005
+"""The most that `prefer="accuracy"` allows."""
 
 
 def build(
@@ -44,6 +50,10 @@ def build(
     jobs: int = 1,
     fresh: bool = False,
     prune: bool = True,
+    budget_s: float | None = None,
+    objective: Objective = "latency",
+    seed: int = 0,
+    prefer: Literal["speed", "accuracy"] | None = None,
     on_event: OnEvent = ignore,
 ) -> Summary:
     """Build a project: the same as `sdk build`.
@@ -57,6 +67,11 @@ def build(
         jobs: how many lowerings run side by side; measuring always runs alone.
         fresh: ignore the cache.
         prune: leave out candidates that cannot meet a limit even at the best of their estimate.
+        budget_s: search for so many seconds for a better variant than the target's own recipes.
+        objective: what is to be least among the variants that keep the limits.
+        seed: of the search's order among what is equally promising.
+        prefer: `speed` allows a drop of 5 % where the project sets no limit on accuracy;
+            `accuracy` allows at most 0.5 %, whatever the project says.
         on_event: called with each `sdk.events.Event`.
 
     Raises:
@@ -71,6 +86,11 @@ def build(
         jobs=jobs,
         fresh=fresh,
         prune=prune,
+        objective=objective,
+        budget_s=budget_s,
+        seed=seed,
+        drop_default=SPEED_DROP if prefer == "speed" else DEFAULT_ACCURACY_DROP,
+        drop_most=ACCURACY_DROP if prefer == "accuracy" else None,
     )
     summary = conductor.build(Path(project), options, on_event)
     write_page(summary, Path(out) / summary.model / "report.html")

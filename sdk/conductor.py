@@ -21,12 +21,15 @@ from sdk.cache import Cache
 from sdk.estimate import estimate
 from sdk.events import Event, OnEvent
 from sdk.folders import cache_folder
-from sdk.limits import with_default
+from sdk.limits import DEFAULT_ACCURACY_DROP, with_default
+from sdk.objective import Objective
 from sdk.output import Output, write_output
 from sdk.plan import Assignment, Candidate, Planned, plan
 from sdk.project import Project, profile_folders
 from sdk.project_reader import load_project
 from sdk.prune import audit, reason, with_disproofs
+from sdk.search.clock import Clock
+from sdk.search.loop import Job, search
 from sdk.select import Result, Selection, select
 from sdk.steps.capture import Captured, capture
 from sdk.steps.lower import Lowering, lower
@@ -52,6 +55,16 @@ class Options:
     fresh: bool = False
     prune: bool = True
     """Leave out candidates that cannot meet a limit even at the best of their estimate."""
+    objective: Objective = "latency"
+    """What is to be least among the variants that keep the limits."""
+    budget_s: float | None = None
+    """Search for so long for a better variant than the target's own recipes; None: only those."""
+    seed: int = 0
+    """Of the search's order among what is equally promising."""
+    drop_default: float = DEFAULT_ACCURACY_DROP
+    """The limit on the accuracy drop where none is given."""
+    drop_most: float | None = None
+    """A limit on the accuracy drop that tightens whatever is given."""
 
 
 def build(project_path: Path, options: Options, on_event: OnEvent) -> Summary:
@@ -61,6 +74,7 @@ def build(project_path: Path, options: Options, on_event: OnEvent) -> Summary:
         SlipwayError: nothing could be built at all; what each candidate met is in the Summary.
     """
     started = time.time()
+    clock = None if options.budget_s is None else Clock(budget_s=options.budget_s)
     project = load_project(project_path)
     cache = Cache(cache_folder())
     cache.sweep()
@@ -71,11 +85,15 @@ def build(project_path: Path, options: Options, on_event: OnEvent) -> Summary:
         runner = Runner(project, cache, workers, device, fresh=options.fresh, on_event=on_event)
         captured = capture(runner)
         planned = [_planned(project, item, captured, runner) for item in assignments]
-        built = _lower_all(planned, captured, runner, options)
-        selections = [
-            _prove_and_select(item, own, built, captured, runner, options)
-            for item, own in zip(assignments, planned, strict=True)
-        ]
+        if clock is None:
+            built = _lower_all(planned, captured, runner, options)
+            selections = [
+                _prove_and_select(item, own, built, captured, runner, options)
+                for item, own in zip(assignments, planned, strict=True)
+            ]
+        else:
+            built = {}
+            selections = _search_all(assignments, planned, built, captured, runner, options, clock)
         summary = summarise(
             project.model.name,
             assignments,
@@ -127,7 +145,11 @@ def assign(project: Project, options: Options, cache: Path) -> tuple[Assignment,
         default = (target(name).DEFAULT_PROFILE,)
         for profile_name in asked.get(name) or project.profiles.get(name) or default:
             profile = find_profile(name, profile_name, project.root, cache)
-            limits = with_default({**project.limits_for(name, profile.name), **options.limits})
+            limits = with_default(
+                {**project.limits_for(name, profile.name), **options.limits},
+                default=options.drop_default,
+                most=options.drop_most,
+            )
             assignments.append(Assignment(target=name, profile=profile, limits=limits))
     return tuple(assignments)
 
@@ -210,6 +232,47 @@ def _lower_all(
     return done
 
 
+def _search_all(
+    assignments: Sequence[Assignment],
+    planned: Sequence[Sequence[Planned]],
+    built: dict[str, Lowering],
+    captured: Captured,
+    runner: Runner,
+    options: Options,
+    clock: Clock,
+) -> list[Selection]:
+    """One profile after the other, each with an equal share of what is left of the budget."""
+    selections = []
+    for done, (item, own) in enumerate(zip(assignments, planned, strict=True)):
+        job = Job(
+            model=runner.project.model.name,
+            profile=item.profile,
+            limits=item.limits,
+            objective=options.objective,
+            seed=options.seed,
+            jobs=options.jobs,
+            prune=options.prune,
+        )
+        own_clock = clock.share(len(assignments) - done)
+        found = search(job, own, built, captured, runner, own_clock)
+        selections.append(_finished(found, own, built, captured, runner, options))
+    return selections
+
+
+def _finished(
+    selection: Selection,
+    planned: Sequence[Planned],
+    built: Mapping[str, Lowering],
+    captured: Captured,
+    runner: Runner,
+    options: Options,
+) -> Selection:
+    """With where the time goes, and what pruning would have cost."""
+    selection = operators(runner, selection, built, captured)
+    cost = None if options.prune else audit(planned, selection.results)
+    return dataclasses.replace(selection, notes=(cost,) if cost else ())
+
+
 def _prove_and_select(
     item: Assignment,
     planned: Sequence[Planned],
@@ -220,9 +283,8 @@ def _prove_and_select(
 ) -> Selection:
     results = [_result(entry, item, built, captured, runner, options) for entry in planned]
     measured = measure(runner, item.profile, results, built, captured, item.limits)
-    selection = operators(runner, select(measured, item.limits), built, captured)
-    cost = None if options.prune else audit(planned, selection.results)
-    return dataclasses.replace(selection, notes=(cost,) if cost else ())
+    selection = select(measured, item.limits, options.objective)
+    return _finished(selection, planned, built, captured, runner, options)
 
 
 def _result(

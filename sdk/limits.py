@@ -165,8 +165,21 @@ def overall(verdicts: tuple[LimitVerdict, ...]) -> Verdict:
     return "unmet" if "unmet" in found else "unproven" if "unproven" in found else "met"
 
 
-def with_default(limits: Mapping[str, float]) -> dict[str, float]:
-    """The limits, with the default on accuracy where none is given."""
-    if "accuracy_drop" in limits or "sqnr_min_db" in limits:
-        return dict(limits)
-    return {**limits, "accuracy_drop": DEFAULT_ACCURACY_DROP}
+def with_default(
+    limits: Mapping[str, float],
+    default: float = DEFAULT_ACCURACY_DROP,
+    most: float | None = None,
+) -> dict[str, float]:
+    """The limits, with the default on accuracy where none is given.
+
+    Args:
+        limits: as given.
+        default: of the accuracy drop, a fraction.
+        most: tightens the limit on the accuracy drop, given or not; it never loosens one.
+    """
+    found = dict(limits)
+    if "accuracy_drop" not in limits and "sqnr_min_db" not in limits:
+        found["accuracy_drop"] = default
+    if most is not None:
+        found["accuracy_drop"] = min(most, found.get("accuracy_drop", most))
+    return found

@@ -115,9 +115,9 @@ def evaluate(payload: dict[str, Any], out: Path) -> dict[str, Any]:
     """The step: run the variant in `payload["variant"]` against what capture recorded.
 
     Args:
-        payload: {variant, check_as, captured, project, metric}; `variant` and `captured` are
-            folders, `check_as` the format to load it as for a check, None to load it as what it
-            is, `metric` capture's record or None.
+        payload: {variant, check_as, captured, project, metric, splits}; `variant` and `captured`
+            are folders, `check_as` the format to load it as for a check, None to load it as what
+            it is, `metric` capture's record or None, `splits` those to score.
         out: not used: the result is all there is.
     """
     del out
@@ -171,7 +171,7 @@ def _score(
     session: CheckedSession, captured: Path, payload: Mapping[str, Any]
 ) -> tuple[dict[str, list[float]], float | None]:
     splits = {
-        split: StoredSamples(captured / f"{split}.safetensors") for split in ("selection", "final")
+        split: StoredSamples(captured / f"{split}.safetensors") for split in payload["splits"]
     }
     project = load_project(Path(payload["project"]))
     if project.data is not None and project.data.score is not None:
@@ -180,7 +180,7 @@ def _score(
                 split: score_by_function(project, session.run, samples)
                 for split, samples in splits.items()
             }
-        return scores, _pooled_sqnr(session, splits["final"])
+        return scores, _pooled_sqnr(session, splits["final"]) if "final" in splits else None
     chosen = metric(payload["metric"]["name"])
     noise = Noise()
     scores = {split: [] for split in splits}

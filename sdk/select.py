@@ -1,9 +1,9 @@
 """Reports + limits -> the chosen variant and its ladder, or the table of reasons. Pure.
 
 Fail closed: a variant that breaks a limit is never chosen and never on the ladder, the baseline
-included. With speed measured on the device, the fastest wins, and a candidate that is not measured
-faster than the baseline loses to it. Without, candidates are ranked by estimate, nothing is
-proven, and the device itself picks from the ladder.
+included. With speed measured on the device, the best by the objective wins; where that is speed, a
+candidate that is not measured faster than the baseline loses to it. Without, candidates are ranked
+by estimate, nothing is proven, and the device itself picks from the ladder.
 
 The final split accepts or rejects candidates in the order that speed gave; it never ranks them.
 What it would be unfair to measure there, whether a candidate is worth a place in that order, is
@@ -23,8 +23,10 @@ from agent.metrics import Drop
 from agent.sessions import OperatorTime
 from sdk.estimate import Estimate
 from sdk.limits import KINDS, Bounded, Evidence, LimitVerdict, Verdict, judge, overall
+from sdk.objective import Figures, Objective, cost, is_speed
 from sdk.plan import Candidate
 from sdk.prove import Report
+from sdk.search.record import SearchRecord
 
 Status = Literal["built", "failed", "pruned", "refused", "planned"]
 RUNNERS_UP = 2
@@ -65,11 +67,16 @@ class Result:
     operators: tuple[OperatorTime, ...] | None = None
     """Where the time goes, the slowest first; None where nobody asked or the runtime is silent."""
     notes: tuple[str, ...] = ()
+    left: str = ""
+    """Why a search left it behind before the final contest; its figures are of an earlier heat,
+    and are not to be held against those of the final."""
 
     @property
     def speed(self) -> Measurement | None:
-        """The measurement, where it was made on the device itself."""
+        """The measurement, where it was made on the device itself, beside the others."""
         report = self.report
+        if self.left:
+            return None
         return report.measurement if report and report.speed_evidence == "device" else None
 
 
@@ -85,30 +92,37 @@ class Selection:
     """All candidates, judged, with their roles, in the plan's order."""
     notes: tuple[str, ...] = ()
     """What a person should know beside the verdicts."""
+    search: SearchRecord | None = None
+    """How it was found, where there was a budget to search within."""
 
 
-def select(results: Sequence[Result], limits: Mapping[str, float]) -> Selection:
+def select(
+    results: Sequence[Result], limits: Mapping[str, float], objective: Objective = "latency"
+) -> Selection:
     """Judge every candidate against the limits and choose.
 
     Args:
         results: of one profile.
         limits: name -> value, the default on accuracy included.
+        objective: what is to be least among those that keep the limits.
     """
     baseline = find_baseline(results)
     judged = tuple(
-        dataclasses.replace(result, verdicts=_verdicts(result, limits, baseline))
-        if result.status == "built"
+        dataclasses.replace(result, verdicts=verdicts(result, limits, baseline))
+        if result.status == "built" and not result.left
         else result  # a pruned one has the verdict that it was pruned for
         for result in results
     )
-    eligible = [r for r in judged if r.status == "built" and overall(r.verdicts) != "unmet"]
+    eligible = [
+        r for r in judged if r.status == "built" and not r.left and overall(r.verdicts) != "unmet"
+    ]
     if not eligible:
         return Selection(verdict="unmet", chosen=None, selected_by=None, ladder=(), results=judged)
     measured = [result for result in eligible if result.speed is not None]
     own_baseline = next(
         (r for r in eligible if baseline and r.candidate == baseline.candidate), None
     )
-    order = _by_speed(measured, own_baseline) if measured else sorted(eligible, key=_estimated)
+    order = _ordered(measured, eligible, own_baseline, objective)
     order = [r for r in order if _worth_trying(r, limits)] or order
     proven = [result for result in order if overall(result.verdicts) == "met"]
     chosen = (proven or order)[0]
@@ -126,11 +140,36 @@ def select(results: Sequence[Result], limits: Mapping[str, float]) -> Selection:
 
 def find_baseline(results: Sequence[Result]) -> Result | None:
     """The fastest measured f32 lowering, else the first f32 one that the target lists and built."""
-    built = [r for r in results if r.status == "built" and r.candidate.recipe.precision == "f32"]
+    built = [
+        r
+        for r in results
+        if r.status == "built" and not r.left and r.candidate.recipe.precision == "f32"
+    ]
     measured = [result for result in built if result.speed is not None]
     if measured:
         return min(measured, key=_p50)
     return built[0] if built else None
+
+
+def _ordered(
+    measured: list[Result], eligible: list[Result], baseline: Result | None, objective: Objective
+) -> list[Result]:
+    """The best first."""
+    if not is_speed(objective):
+        held_against = _figures(baseline) if baseline else None
+        return sorted(
+            measured or eligible, key=lambda r: cost(objective, _figures(r), held_against)
+        )
+    return _by_speed(measured, baseline) if measured else sorted(eligible, key=_estimated)
+
+
+def _figures(result: Result) -> Figures:
+    speed = result.speed
+    return Figures(
+        latency=_p50(result) if speed else _estimated(result),
+        memory_bytes=speed.memory_increment_bytes if speed else None,
+        size_bytes=result.size_bytes,
+    )
 
 
 def _by_speed(measured: list[Result], baseline: Result | None) -> list[Result]:
@@ -182,9 +221,10 @@ def _ladder(
     return tuple(rungs.values())
 
 
-def _verdicts(
+def verdicts(
     result: Result, limits: Mapping[str, float], baseline: Result | None
 ) -> tuple[LimitVerdict, ...]:
+    """Every limit of one candidate, judged by what is known of it so far."""
     return tuple(_judge_one(name, limit, result, baseline) for name, limit in limits.items())
 
 
@@ -301,8 +341,8 @@ def _predicted(name: str, result: Result) -> Bounded | None:
 
 def deciding(result: Result) -> str:
     """The figure that decided about a candidate, in a few words, for the table of reasons."""
-    if result.reason:
-        return result.reason
+    if result.reason or result.left:
+        return result.reason or result.left
     for wanted in ("unmet", "unproven"):
         for verdict in result.verdicts:
             if verdict.verdict == wanted:

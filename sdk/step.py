@@ -7,12 +7,13 @@ that segfaults, hangs or eats memory takes only this process with it.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import json
 import shutil
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ def _step(name: str) -> Callable[[dict[str, Any], Path], Result]:
         return capture
     return {
         "lower": _lower,
+        "rank": _rank,
         "evaluate": _evaluate,
         "operators": _operators,
         "available": _available,
@@ -67,16 +69,32 @@ def _lower(payload: dict[str, Any], out: Path) -> Result:
     from agent.codec import encode
     from sdk.lowering import lower
 
-    try:
+    with _vendor_errors(payload["recipe"]["toolchain"], "could not lower the program"):
         return dict(encode(lower(payload, out)))
+
+
+def _rank(payload: dict[str, Any], out: Path) -> Result:
+    """Tell which groups of operators lose what by being quantised."""
+    del out
+    from agent.codec import encode
+    from sdk.lowering import rank
+
+    with _vendor_errors(payload["recipe"]["toolchain"], "could not rank the operators"):
+        return {"groups": encode(rank(payload))}
+
+
+@contextlib.contextmanager
+def _vendor_errors(name: str, what: str) -> Iterator[None]:
+    """A vendor's exception is typed; ours, the disk's and memory's go on as they are."""
+    try:
+        yield
     except (SlipwayError, OSError, MemoryError):
         raise
     except Exception as error:
         traceback.print_exc()
         lines = [line for line in str(error).strip().splitlines() if line.strip()]
         raise ToolchainError(
-            f"{payload['recipe']['toolchain']} could not lower the program: "
-            f"{type(error).__name__}: {lines[0][:300] if lines else '(no message)'}",
+            f"{name} {what}: {type(error).__name__}: {lines[0][:300] if lines else '(no message)'}",
             cause="The vendor's compiler does not take this model with these choices.",
             remedy="The log has the whole story.",
         ) from error

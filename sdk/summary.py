@@ -17,6 +17,7 @@ from sdk.estimate import Estimate
 from sdk.limits import Evidence, LimitVerdict, Verdict
 from sdk.plan import Assignment
 from sdk.reasons import reason
+from sdk.search.record import SearchRecord
 from sdk.select import Accuracy, Result, Selection, Status, find_baseline
 from sdk.steps.capture import Captured
 
@@ -152,6 +153,8 @@ class ProfileSummary:
     """The candidate that ratios and reductions are relative to."""
     notes: tuple[str, ...] = ()
     """What a person should know beside the verdicts, such as what pruning would have cost."""
+    search: SearchRecord | None = None
+    """How the variant was found; null where only the target's own recipes were tried."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -221,6 +224,7 @@ def _profile(assignment: Assignment, selection: Selection, captured: Captured) -
         limits=dict(assignment.limits),
         baseline=baseline.candidate.identifier if baseline else None,
         notes=selection.notes,
+        search=selection.search,
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any, cast
 from agent.errors import UsageError
 from targets.interface import Target, Toolchain
 
-_NOT_TARGETS = ("interface", "lowering", "recipes", "toolchains")
+_NOT_TARGETS = ("interface", "lowering", "recipes", "toolchains", "variations")
 
 
 def target_names() -> tuple[str, ...]:

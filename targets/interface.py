@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from agent.codec import canonical
 from agent.manifest import Runtime, Signature
@@ -157,6 +157,19 @@ class Calibration(Protocol):
     def __iter__(self) -> Iterator[Mapping[str, Array]]: ...
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sensitivity:
+    """What quantising a group of operators costs and gains."""
+
+    operators: tuple[str, ...]
+    """Their names, as the recipe's `quantisation.ignored` takes them."""
+    error: float
+    """By how much the error of the outputs falls if they alone stay in floating point: squared
+    error over squared signal, of the worst output. Negative where it grows."""
+    work: float
+    """Their share of the multiply-accumulates of all that was quantised, 0 to 1."""
+
+
 class Target(Protocol):
     """A module in `targets/`."""
 
@@ -181,6 +194,17 @@ class Toolchain(Protocol):
     def lower(
         self, program: Program, recipe: Recipe, calibration: Calibration | None, out: Path
     ) -> Lowered: ...
+
+
+@runtime_checkable
+class Ranking(Protocol):
+    """A toolchain that can also tell which operators lose what by being quantised."""
+
+    def sensitivities(
+        self, program: Program, recipe: Recipe, calibration: Calibration
+    ) -> tuple[Sensitivity, ...]:
+        """Of all groups of operators that can be left out of the quantisation together."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

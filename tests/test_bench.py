@@ -20,6 +20,7 @@ from agent.bench import (
     Contestant,
     Failure,
     Measurement,
+    Race,
     bench_one,
     compare,
     compare_folders,
@@ -192,6 +193,21 @@ def test_contestants_take_turns_and_a_larger_one_is_measured_slower(measure):
     ratio = compare(found["large"], found["small"])
     assert ratio.low > 1
     assert ratio.rounds == len(turns) // 2
+
+
+def test_who_is_surely_slower_than_the_leader_goes_home_early(measure):
+    found = measure("large", "small", "same", race=Race(pace=("small", "same")))
+    assert len(found["large"].windows_ms) == 6
+    assert "left after 6 turns" in found["large"].notes[0]
+    assert len(found["small"].windows_ms) >= BRIEF.min_rounds
+    assert compare(found["large"], found["small"]).low > 1.5
+
+
+def test_whoever_is_needed_stays_and_the_unfit_set_no_pace(measure):
+    kept = measure("large", "small", race=Race(pace=("small",), keep=("large",)))
+    assert len(kept["large"].windows_ms) == len(kept["small"].windows_ms)
+    unfit = measure("large", "small", race=Race(pace=("large",)))
+    assert len(unfit["large"].windows_ms) == len(unfit["small"].windows_ms)
 
 
 def test_while_one_measures_the_others_are_stopped(measure):

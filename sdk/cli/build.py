@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from agent.errors import UsageError
 from sdk.cli.output import err_console, out_console, print_json
+from sdk.objective import OBJECTIVES, Objective
+from sdk.search.clock import seconds
 
 EXAMPLE = "Example: sdk build docs/examples/digits --target intel --profile host --out build"
 
@@ -38,6 +40,19 @@ def build(
         bool,
         typer.Option("--prune/--no-prune", help="Leave out what cannot meet a limit even at best."),
     ] = True,
+    budget: Annotated[
+        str | None, typer.Option("--budget", help="Search for a better variant so long: 10m.")
+    ] = None,
+    objective: Annotated[
+        str, typer.Option("--objective", help=f"What is to be least: {', '.join(OBJECTIVES)}.")
+    ] = "latency",
+    seed: Annotated[int, typer.Option("--seed", help="The same seed, the same plan.")] = 0,
+    speed: Annotated[
+        bool, typer.Option("--speed", help="Allow a drop of 5 % where sdk.toml sets no limit.")
+    ] = False,
+    accuracy: Annotated[
+        bool, typer.Option("--accuracy", help="Allow a drop of at most 0.5 %.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the candidates.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print summary.json's content.")] = False,
 ) -> None:
@@ -70,6 +85,10 @@ def build(
             jobs=jobs,
             fresh=fresh,
             prune=prune,
+            budget_s=None if budget is None else seconds(budget),
+            objective=_objective(objective),
+            seed=seed,
+            prefer=_preference(speed=speed, accuracy=accuracy),
             on_event=on_event,
         )
     if json:
@@ -87,6 +106,27 @@ def build(
     error = conductor.exit_error(summary, strict=strict)
     if error is not None:
         raise error
+
+
+def _objective(name: str) -> Objective:
+    for known in OBJECTIVES:
+        if name == known:
+            return known
+    raise UsageError(
+        f"There is no objective {name!r}; known are {', '.join(OBJECTIVES)}.",
+        cause="The name is misspelt.",
+        remedy="Use one of the known objectives.",
+    )
+
+
+def _preference(*, speed: bool, accuracy: bool) -> Literal["speed", "accuracy"] | None:
+    if speed and accuracy:
+        raise UsageError(
+            "--speed and --accuracy are both given.",
+            cause="One allows more of a drop in accuracy, the other less.",
+            remedy="Give one of them, or say it exactly: --limit accuracy_drop=0.01",
+        )
+    return "speed" if speed else "accuracy" if accuracy else None
 
 
 def _number(value: str) -> object:

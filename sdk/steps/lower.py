@@ -6,16 +6,17 @@ import dataclasses
 import json
 import platform
 from pathlib import Path
+from typing import Any
 
 from agent.codec import decode, encode
-from agent.files import sha256_of
+from agent.files import link_or_copy, sha256_of, storage_errors
 from agent.manifest import File
 from agent.variant import RECORD_NAME, VariantRecord, record_bytes
 from sdk.cache import Entry, key_of
 from sdk.steps.capture import Captured
 from sdk.steps.runner import Runner, own_code_digest
 from sdk.workers import StepFailure
-from targets.interface import Lowered, Recipe
+from targets.interface import Lowered, Recipe, Sensitivity
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,8 @@ class Lowering:
     log: Path | None
     """What the vendor printed; gone with the next build, unless the output keeps it."""
     digest: str = ""
+    hung: bool = False
+    """It was ended at its time limit."""
 
     @property
     def size_bytes(self) -> int:
@@ -38,35 +41,23 @@ class Lowering:
         return self.record.size_bytes if self.record else 0
 
 
-def lower(runner: Runner, recipe: Recipe, captured: Captured) -> Lowering:
-    """Lower the program with a recipe; a vendor's failure is a result."""
-    calibrates = bool((recipe.quantisation or {}).get("samples"))
-    key = key_of(
-        step="lower",
-        program=captured.digest if calibrates else captured.program.digest,
-        signature=captured.program.signature,
-        recipe=recipe,
-        versions=runner.availability[recipe.toolchain].versions,
-        code=own_code_digest(),
-        python=platform.python_version(),
-    )
+def lower(
+    runner: Runner, recipe: Recipe, captured: Captured, within_s: float | None = None
+) -> Lowering:
+    """Lower the program with a recipe; a vendor's failure is a result.
+
+    Args:
+        runner: runs the step.
+        recipe: what to do.
+        captured: what to do it to.
+        within_s: the longest it may take, where that is less than the project file allows.
+    """
+    key = _key(runner, "lower", recipe, captured)
     entry = runner.find(key)
     if entry is not None:
         runner.say("cached", f"{recipe.name}: nothing it read has changed")
         return _lowering(recipe, entry)
-    python = runner.project.settings_for(recipe.toolchain).python
-    factory = runner.project.model.factory
-    payload = {
-        "program": encode(captured.program) | {"path": captured.program.path.name},
-        "program_folder": str(captured.folder),
-        "recipe": encode(recipe),
-        "project": str(runner.project.root),
-        "factory": factory.function if factory else "",
-    }
-    with runner.workers.busy():
-        outcome, folder, seconds = runner.run(
-            "lower", payload, runner.limits_for(recipe.toolchain, python), f"lowering {recipe.name}"
-        )
+    outcome, folder, seconds = _run(runner, "lower", recipe, captured, within_s)
     if isinstance(outcome, StepFailure):
         runner.say("failed", f"{recipe.name}: {outcome.summary}", seconds)
         return Lowering(
@@ -76,12 +67,88 @@ def lower(runner: Runner, recipe: Recipe, captured: Captured) -> Lowering:
             lowered=None,
             failure=outcome.summary,
             log=outcome.log,
+            hung=outcome.kind == "hung",
         )
     record = _record(runner, recipe, decode(Lowered, outcome), captured, folder / "out")
     (folder / "out" / RECORD_NAME).write_bytes(record_bytes(record))
     entry = runner.commit(key, folder, outcome)
     runner.say("done", recipe.name, seconds)
     return _lowering(recipe, entry)
+
+
+def tuned(runner: Runner, recipe: Recipe, parent: Lowering) -> Lowering:
+    """The files of another recipe with the session options of this one."""
+    assert parent.folder is not None
+    assert parent.record is not None
+    assert parent.lowered is not None
+    key = key_of(step="tuned", parent=parent.digest, recipe=recipe, code=own_code_digest())
+    entry = runner.find(key)
+    if entry is None:
+        folder = runner.cache.work_folder()
+        out = folder / "out"
+        with storage_errors(out):
+            for file in parent.record.files:
+                (out / file.path).parent.mkdir(parents=True, exist_ok=True)
+                link_or_copy(parent.folder / file.path, out / file.path)
+            record = dataclasses.replace(
+                parent.record,
+                id=f"{parent.record.model}/any/{recipe.name}",
+                options=dict(recipe.options),
+                provenance={**parent.record.provenance, "recipe": encode(recipe)},
+            )
+            (out / RECORD_NAME).write_bytes(record_bytes(record))
+        entry = runner.commit(key, folder, encode(parent.lowered))
+    return _lowering(recipe, entry)
+
+
+def sensitivities(
+    runner: Runner, recipe: Recipe, captured: Captured, within_s: float
+) -> tuple[Sensitivity, ...]:
+    """What quantising each group of operators costs; empty where the toolchain cannot tell."""
+    key = _key(runner, "rank", recipe, captured)
+    entry = runner.find(key)
+    if entry is None:
+        outcome, folder, seconds = _run(runner, "rank", recipe, captured, within_s)
+        if isinstance(outcome, StepFailure):
+            runner.say("failed", f"ranking the operators of {recipe.name}: {outcome.summary}")
+            return ()
+        entry = runner.commit(key, folder, outcome)
+        runner.say("done", f"ranked the operators of {recipe.name}", seconds)
+    return tuple(decode(Sensitivity, group) for group in entry.result["groups"])
+
+
+def _key(runner: Runner, step: str, recipe: Recipe, captured: Captured) -> str:
+    calibrates = bool((recipe.quantisation or {}).get("samples"))
+    return key_of(
+        step=step,
+        program=captured.digest if calibrates else captured.program.digest,
+        signature=captured.program.signature,
+        recipe=recipe,
+        versions=runner.availability[recipe.toolchain].versions,
+        code=own_code_digest(),
+        python=platform.python_version(),
+    )
+
+
+def _run(
+    runner: Runner, step: str, recipe: Recipe, captured: Captured, within_s: float | None
+) -> tuple[dict[str, Any] | StepFailure, Path, float]:
+    """A toolchain's step in a process of its own."""
+    python = runner.project.settings_for(recipe.toolchain).python
+    limits = runner.limits_for(recipe.toolchain, python)
+    if within_s is not None:
+        limits = dataclasses.replace(limits, time_limit_s=min(limits.time_limit_s, within_s))
+    factory = runner.project.model.factory
+    payload = {
+        "program": encode(captured.program) | {"path": captured.program.path.name},
+        "program_folder": str(captured.folder),
+        "recipe": encode(recipe),
+        "project": str(runner.project.root),
+        "factory": factory.function if factory else "",
+    }
+    verb = {"lower": "lowering", "rank": "ranking the operators of"}[step]
+    with runner.workers.busy():
+        return runner.run(step, payload, limits, f"{verb} {recipe.name}")
 
 
 def _record(

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agent.bench import Budget, Contestant, Failure, Measurement, contest
+from agent.bench import Budget, Contestant, Failure, Measurement, Race, contest
 from agent.codec import decode, encode
 from agent.errors import UsageError
 from agent.metrics import Drop, metric, paired_drop, samples_needed
@@ -23,7 +23,11 @@ from sdk.steps.runner import Runner, own_code_digest
 from sdk.workers import StepFailure
 from targets.interface import Recipe
 
+SELECTION, FINAL = "selection", "final"
+SPLITS = (SELECTION, FINAL)
 P99_SECONDS = 12.0  # long enough for the 459 runs of a model of 25 ms
+HEAT = Budget(seconds_per_contestant=1.2, min_runs=20, tolerance=0.1)
+"""Enough to tell who leads; the final contest measures with the whole `Budget`."""
 TURN_LIMIT_S = 600.0  # one load or one window of a contestant
 
 
@@ -33,15 +37,25 @@ def evaluate(
     lowering: Lowering,
     captured: Captured,
     drop_limit: float | None,
+    splits: Sequence[str] = SPLITS,
 ) -> Result:
-    """Run a built candidate beside the original's recorded answers, where this machine can."""
+    """Run a built candidate beside the original's recorded answers, where this machine can.
+
+    Args:
+        runner: runs the step.
+        result: of the candidate, as far as it is known.
+        lowering: its files.
+        captured: the original's answers.
+        drop_limit: the limit on the accuracy drop, to tell how many samples would prove it.
+        splits: those to score. A search looks at the selection split alone while it chooses.
+    """
     profile, recipe = result.candidate.profile, result.candidate.recipe
     runnable = runnable_as(recipe, profile, runner.device)
     if runnable is None:
         return result
     run_as, checks = runnable
     check_as = run_as if checks else None
-    found = _evaluated(runner, recipe, check_as, lowering, captured)
+    found = _evaluated(runner, recipe, check_as, lowering, captured, splits)
     if isinstance(found, StepFailure):
         return dataclasses.replace(result, status="failed", step="evaluate", reason=found.summary)
     numerics, speed = evidence(profile, runner.device)
@@ -74,14 +88,51 @@ def measure(
 
     Only a unit that the profile matches is measured: another machine's speed says nothing.
     """
+    if not is_measurable(runner, profile):
+        return list(results)
+    return _measured(runner, results, built, captured, _budget(limits), None)
+
+
+def heat(
+    runner: Runner,
+    results: Sequence[Result],
+    built: Mapping[str, Lowering],
+    captured: Captured,
+    race: Race,
+) -> list[Result]:
+    """A short contest in which whoever is surely slower than the leader goes home early.
+
+    Args:
+        runner: measures.
+        results: of candidates that this machine can run as what they are.
+        built: recipe digest -> files.
+        captured: the inputs.
+        race: by the recipes' names, who sets the pace and who stays.
+    """
+    return _measured(runner, results, built, captured, HEAT, race)
+
+
+def is_measurable(runner: Runner, profile: Profile) -> bool:
+    """Whether this machine is a unit that the profile matches."""
+    return evidence(profile, runner.device)[1] == "device"
+
+
+def _measured(
+    runner: Runner,
+    results: Sequence[Result],
+    built: Mapping[str, Lowering],
+    captured: Captured,
+    budget: Budget,
+    race: Race | None,
+) -> list[Result]:
     contestants = {
         result.candidate.recipe.name: built[result.candidate.recipe.digest]
         for result in results
         if result.status == "built" and result.report is not None and not result.report.check_as
     }
-    if not contestants or evidence(profile, runner.device)[1] != "device":
+    if not contestants:
         return list(results)
-    found = _contest(runner, contestants, captured, _budget(limits))
+    found = _contest(runner, contestants, captured, budget, race)
     return [
         _with_measurement(result, found[result.candidate.recipe.name])
         if result.candidate.recipe.name in found
@@ -96,6 +147,7 @@ def _evaluated(
     check_as: str | None,
     lowering: Lowering,
     captured: Captured,
+    splits: Sequence[str],
 ) -> Evaluation | StepFailure:
     key = key_of(
         step="evaluate",
@@ -104,6 +156,7 @@ def _evaluated(
         captured=captured.digest,
         metric=captured.metric,
         score=_score_digest(runner),
+        splits=splits,
         identity=runner.device.identity,
         software=runner.device.software,
         code=own_code_digest(),
@@ -116,6 +169,7 @@ def _evaluated(
             "captured": str(captured.folder),
             "project": str(runner.project.root),
             "metric": captured.metric,
+            "splits": list(splits),
         }
         with runner.workers.busy():
             outcome, folder, _ = runner.run(
@@ -164,12 +218,12 @@ def _accuracy(
             ),
         )
 
-    final, needed = bounded("final"), None
+    final, needed = bounded(FINAL), None
     if final is not None and drop_limit is not None and final.low <= drop_limit < final.high:
         key = key_of(
             step="needed",
-            one=original["final"],
-            other=scores["final"],
+            one=original[FINAL],
+            other=scores[FINAL],
             rules=rules,
             limit=drop_limit,
             code=own_code_digest(),
@@ -177,13 +231,13 @@ def _accuracy(
         needed = runner.remember(
             key,
             lambda: {
-                "n": samples_needed(original["final"], scores["final"], limit=drop_limit, **rules)
+                "n": samples_needed(original[FINAL], scores[FINAL], limit=drop_limit, **rules)
             },
         )["n"]
     return Accuracy(
         metric=captured.metric["name"],
         final=final,
-        selection=bounded("selection"),
+        selection=bounded(SELECTION),
         evidence=report.numerics_evidence,
         proves=report.check_as is None
         and proves_numerics(profile, runner.device, report.numerics_evidence),
@@ -192,7 +246,11 @@ def _accuracy(
 
 
 def _contest(
-    runner: Runner, contestants: Mapping[str, Lowering], captured: Captured, budget: Budget
+    runner: Runner,
+    contestants: Mapping[str, Lowering],
+    captured: Captured,
+    budget: Budget,
+    race: Race | None,
 ) -> dict[str, Measurement | Failure]:
     inputs = captured.folder / "bench.safetensors"
     key = key_of(
@@ -201,6 +259,7 @@ def _contest(
         inputs=runner.cache.sha256_of(inputs),
         device=runner.device,
         budget=budget,
+        race=race,
         code=own_code_digest(),
     )
     entry = runner.find(key)
@@ -215,6 +274,7 @@ def _contest(
                 budget=budget,
                 log_folder=folder,
                 time_limit_s=TURN_LIMIT_S,
+                race=race,
             )
         record = {
             name: {"failed": isinstance(item, Failure), "found": encode(item)}

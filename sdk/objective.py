@@ -1,0 +1,55 @@
+"""What is to be least, among all variants that keep the limits. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Literal, get_args
+
+Objective = Literal["latency", "throughput", "memory", "size", "balanced"]
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Figures:
+    """What an objective looks at; None where it is not known."""
+
+    latency: float | None
+    """In milliseconds, or over anything that is the same for all that are compared."""
+    memory_bytes: int | None
+    """The increment over the loaded runtime."""
+    size_bytes: int | None
+    """All files together."""
+
+
+def is_speed(objective: Objective) -> bool:
+    """Whether what is surely slower than another has surely lost to it."""
+    return objective in ("latency", "throughput")
+
+
+def cost(objective: Objective, own: Figures, baseline: Figures | None) -> float:
+    """How a variant does; less is better, infinite where nothing is known.
+
+    `throughput` is that of one caller, the inverse of the latency. `balanced` is the geometric mean
+    of the ratios to the baseline in latency, memory and size, of those that are known of both.
+    """
+    if objective == "memory":
+        return _known(own.memory_bytes)
+    if objective == "size":
+        return _known(own.size_bytes)
+    if objective == "balanced" and baseline is not None:
+        ratios = [
+            _known(one) / _known(other)
+            for one, other in (
+                (own.latency, baseline.latency),
+                (own.memory_bytes, baseline.memory_bytes),
+                (own.size_bytes, baseline.size_bytes),
+            )
+            if one and other
+        ]
+        return math.exp(sum(map(math.log, ratios)) / len(ratios)) if ratios else math.inf
+    return _known(own.latency)
+
+
+def _known(value: float | None) -> float:
+    return math.inf if value is None else float(value)

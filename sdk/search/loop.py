@@ -1,0 +1,413 @@
+"""The search at work: lower, screen, race, ask for more; then a final between the best.
+
+Screening looks at the selection split alone. The final contest measures the few that are left with
+the whole budget, and only they are scored on the final split, which nothing was chosen by. Every
+step is kept in the cache, so a search that was killed replays what it did and goes on.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+from agent.bench import Budget, Race, compare
+from profiles import Profile
+from sdk.estimate import estimate
+from sdk.limits import KINDS
+from sdk.objective import Objective, is_speed
+from sdk.plan import Candidate, Planned
+from sdk.prune import reason as why_pruned
+from sdk.search.clock import Clock, spoken
+from sdk.search.moves import files_of, next_moves, to_rank
+from sdk.search.record import Heat, SearchRecord
+from sdk.search.standing import Attempt, Move, Standing
+from sdk.select import Result, Selection, Status, select
+from sdk.steps.capture import Captured
+from sdk.steps.lower import Lowering, lower, sensitivities, tuned
+from sdk.steps.prove import FINAL, SELECTION, evaluate, heat, is_measurable, measure
+from sdk.steps.runner import Runner
+from targets import toolchain
+from targets.interface import Program, Ranking, Sensitivity, Toolchain
+
+FINALISTS = 4
+"""In the final contest beside the baseline: the chosen one, runners-up, and one to spare."""
+ALIKE = 2
+"""Of these, so many may run the same files."""
+RESERVE = 0.3
+"""The share of the budget that is kept for the final, at most."""
+_LOAD_S = 2.0  # a small variant's, with its runtime's import
+_ENDED = "the budget ended before it was tried"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """One profile to search for."""
+
+    model: str
+    profile: Profile
+    limits: Mapping[str, float]
+    objective: Objective = "latency"
+    seed: int = 0
+    jobs: int = 1
+    prune: bool = True
+
+
+def search(
+    job: Job,
+    planned: Sequence[Planned],
+    built: dict[str, Lowering],
+    captured: Captured,
+    runner: Runner,
+    clock: Clock,
+) -> Selection:
+    """The best variant that a time suffices to find.
+
+    The first f32 candidate of the plan is judged whatever the time: where nothing disproves it, it
+    is what a budget that is too short delivers.
+
+    Args:
+        job: what is wanted.
+        planned: the target's own recipes, refused ones included: the first heat.
+        built: recipe digest -> files; what is lowered here is added.
+        captured: the model.
+        runner: runs the steps.
+        clock: the budget.
+    """
+    return _Search(job, planned, built, captured, runner, clock).run()
+
+
+class _Search:
+    def __init__(
+        self,
+        job: Job,
+        planned: Sequence[Planned],
+        built: dict[str, Lowering],
+        captured: Captured,
+        runner: Runner,
+        clock: Clock,
+    ) -> None:
+        self._job = job
+        self._planned = planned
+        self._built = built
+        self._captured = captured
+        self._runner = runner
+        self._clock = clock
+        self._ranked: dict[str, tuple[Sensitivity, ...]] = {}
+        self._heats: list[Heat] = []
+        self._check_s = 0.0
+        self._ended = False
+        self._measurable = is_measurable(runner, job.profile)
+        self._standing = Standing(
+            attempts=(), limits=job.limits, objective=job.objective, measurable=self._measurable
+        )
+
+    def run(self) -> Selection:
+        """All heats, then the final."""
+        refused = [self._refused(entry) for entry in self._planned]
+        plan = [
+            Move(recipe=entry.candidate.recipe, kind="plan")
+            for entry, result in zip(self._planned, refused, strict=True)
+            if result is None
+        ]
+        moves = tuple(plan)
+        while moves:
+            self._heat(moves)
+            if self._left() <= 0:
+                break
+            self._rank()
+            moves = next_moves(
+                self._standing, self._program, self._job.profile, self._ranked, self._job.seed
+            )
+        self._ended = not moves
+        results = self._final()
+        known = {result.candidate.recipe.digest: result for result in results}
+        ordered = [
+            known.pop(entry.candidate.recipe.digest) if result is None else result
+            for entry, result in zip(self._planned, refused, strict=True)
+        ]
+        selection = select([*ordered, *known.values()], self._job.limits, self._job.objective)
+        return dataclasses.replace(selection, search=self._record())
+
+    @property
+    def _program(self) -> Program:
+        return self._captured.program
+
+    def _left(self) -> float:
+        """Seconds until the final has to begin, which checks and measures a few once more."""
+        each = Budget.seconds_per_contestant + _LOAD_S + self._check_s
+        reserve = min(RESERVE * self._clock.budget_s, (FINALISTS + 1) * each)
+        return self._clock.left() - reserve
+
+    def _refused(self, entry: Planned) -> Result | None:
+        """What is not tried at all, and why."""
+        if entry.refusal is not None:
+            return self._result(entry.candidate, "refused", "plan", entry.refusal)
+        if self._job.prune and entry.disproof is not None:
+            found = self._result(entry.candidate, "pruned", "estimate", why_pruned(entry.disproof))
+            return dataclasses.replace(found, verdicts=(entry.disproof,))
+        return None
+
+    def _heat(self, moves: tuple[Move, ...]) -> None:
+        """Lower, screen and race; what came of it joins the standing."""
+        began = self._clock.spent()
+        number = len(self._heats)
+        self._runner.say("step", f"heat {number}: {len(moves)} candidates, {self._told()}")
+        attempts = self._tried(moves)
+        before = {one.digest for one in self._standing.attempts}
+        self._standing = dataclasses.replace(
+            self._standing, attempts=(*self._standing.attempts, *attempts)
+        )
+        if self._measurable:
+            self._race({one.digest for one in attempts} - before)
+        best = self._standing.best()
+        self._heats.append(
+            Heat(
+                tried=tuple(one.result.candidate.recipe.name for one in attempts),
+                best=best.move.recipe.name if best else None,
+                cost=self._standing.cost(best) if best else None,
+                seconds=round(self._clock.spent() - began, 3),
+            )
+        )
+        self._runner.say("note", f"heat {number}: {len(attempts)} tried; {self._told()}")
+
+    def _told(self) -> str:
+        """What it has and how long it may go on."""
+        best, baseline = self._standing.best(), self._standing.baseline
+        left = f"{spoken(self._clock.left())} left"
+        if best is None:
+            return f"nothing keeps the limits yet, {left}"
+        if best.pace is None or baseline is None or baseline.pace is None:
+            return f"best so far {best.move.recipe.name}, {left}"
+        pace = best.pace / baseline.pace
+        return f"best so far {best.move.recipe.name} at {pace:.2f} of the baseline's time, {left}"
+
+    def _tried(self, moves: Sequence[Move]) -> list[Attempt]:
+        with concurrent.futures.ThreadPoolExecutor(max_workers=max(1, self._job.jobs)) as pool:
+            futures = [pool.submit(self._attempt, move) for move in moves]
+            try:
+                return [future.result() for future in futures]
+            except BaseException:
+                self._runner.workers.stop()
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+
+    def _attempt(self, move: Move) -> Attempt:
+        """One candidate lowered and screened, or why not."""
+        candidate = Candidate(model=self._job.model, profile=self._job.profile, recipe=move.recipe)
+        problems = self._toolchain(move).supports(self._program, move.recipe)
+        if problems:
+            told = "; ".join(f"{p.what} ({p.where})" if p.where else p.what for p in problems)
+            return Attempt(move=move, result=self._result(candidate, "refused", "plan", told))
+        must = self._is_first(move)
+        if not must and self._left() <= 0:
+            return Attempt(move=move, result=self._result(candidate, "planned", None, _ENDED))
+        lowering = self._lowered(move, None if must else self._left())
+        self._built[move.recipe.digest] = lowering
+        if lowering.failure is not None:
+            if lowering.hung and not must and self._left() <= 0:
+                told = "the budget ended while it was lowered"
+                return Attempt(move=move, result=self._result(candidate, "planned", None, told))
+            failed = self._result(candidate, "failed", "lower", lowering.failure)
+            return Attempt(move=move, result=failed)
+        result = dataclasses.replace(
+            self._result(candidate, "built", None, ""),
+            size_bytes=lowering.size_bytes,
+            placement=lowering.lowered.placement if lowering.lowered else {},
+        )
+        return Attempt(move=move, result=self._screened(move, result, lowering))
+
+    def _is_first(self, move: Move) -> bool:
+        """The one that is judged whatever the time: the first f32 of the plan."""
+        plain = next(
+            (
+                entry.candidate.recipe
+                for entry in self._planned
+                if entry.refusal is None and entry.candidate.recipe.precision == "f32"
+            ),
+            None,
+        )
+        return plain is not None and move.recipe == plain
+
+    def _lowered(self, move: Move, within_s: float | None) -> Lowering:
+        parent = self._built.get(move.parent or "")
+        if move.kind == "tuning" and parent is not None:
+            return tuned(self._runner, move.recipe, parent)
+        return lower(self._runner, move.recipe, self._captured, within_s)
+
+    def _screened(self, move: Move, result: Result, lowering: Lowering) -> Result:
+        """Its answers on the golden data and the selection split, or its parent's."""
+        parent = self._standing.find(move.parent or "") if move.exact else None
+        if parent is not None and parent.result.report is not None:
+            report = dataclasses.replace(parent.result.report, measurement=None)
+            return dataclasses.replace(result, report=report, accuracy=parent.result.accuracy)
+        began = self._clock.spent()
+        found = evaluate(
+            self._runner, result, lowering, self._captured, self._drop_limit, (SELECTION,)
+        )
+        self._check_s = max(self._check_s, self._clock.spent() - began)
+        return found
+
+    @property
+    def _drop_limit(self) -> float | None:
+        return self._job.limits.get("accuracy_drop")
+
+    def _race(self, new: set[str]) -> None:
+        """The new ones against the leader; their paces are relative to one reference."""
+        leader = self._leader(new)
+        entrants = [
+            one
+            for one in self._standing.attempts
+            if one.result.status == "built"
+            and (one.digest in new or (leader is not None and one.digest == leader.digest))
+        ]
+        if not any(one.digest in new for one in entrants):
+            return
+        fit = [one.move.recipe.name for one in entrants if self._standing.is_accurate(one)]
+        race = Race(
+            pace=tuple(fit) if is_speed(self._job.objective) else (),
+            keep=(leader.move.recipe.name,) if leader else (),
+        )
+        found = heat(
+            self._runner,
+            [one.result for one in entrants],
+            self._built,
+            self._captured,
+            race,
+        )
+        self._enter(entrants, found, leader)
+
+    def _leader(self, new: set[str]) -> Attempt | None:
+        """Whom the new ones are held against: the best of those that have a pace."""
+        paced = [
+            one
+            for one in self._standing.ranking()
+            if one.pace is not None and one.digest not in new
+        ]
+        return paced[0] if paced else None
+
+    def _enter(
+        self, entrants: Sequence[Attempt], found: Sequence[Result], leader: Attempt | None
+    ) -> None:
+        measured = [
+            (one, result.report.measurement)
+            for one, result in zip(entrants, found, strict=True)
+            if result.report is not None and result.report.measurement is not None
+        ]
+        if leader is None:
+            reference = next((m for _, m in measured), None)
+            scale = 1.0
+        else:
+            reference = next((m for one, m in measured if one.digest == leader.digest), None)
+            scale = leader.pace or 1.0
+        entered = {}
+        for one, result in zip(entrants, found, strict=True):
+            own = result.report.measurement if result.report else None
+            pace = one.pace
+            if own is not None and reference is not None:
+                pace = scale * compare(own, reference).value
+            if leader is None or one.digest != leader.digest:
+                entered[one.digest] = dataclasses.replace(one, result=result, pace=pace)
+        self._standing = dataclasses.replace(
+            self._standing,
+            attempts=tuple(entered.get(one.digest, one) for one in self._standing.attempts),
+        )
+
+    def _rank(self) -> None:
+        """The sensitivities that a walk needs and nobody has asked for yet."""
+        for recipe in to_rank(self._standing):
+            if recipe.digest not in self._ranked and self._left() > 0:
+                ranks = isinstance(toolchain(recipe.toolchain), Ranking)
+                self._ranked[recipe.digest] = (
+                    sensitivities(self._runner, recipe, self._captured, self._left())
+                    if ranks
+                    else ()
+                )
+
+    def _final(self) -> list[Result]:
+        """The best few and the baseline, side by side again, and scored on the final split."""
+        ranking = list(self._standing.ranking())
+        baseline = self._standing.baseline
+        if not self._measurable:
+            ranking = [one for one in self._standing.attempts if one.result.status == "built"]
+        finalists = {one.digest: one for one in self._finalists(ranking)}
+        if baseline is not None:
+            finalists.setdefault(baseline.digest, baseline)
+        if finalists:
+            self._runner.say("step", f"the final: {len(finalists)} candidates")
+        scored = [self._scored(one) for one in finalists.values()]
+        judged = measure(
+            self._runner, self._job.profile, scored, self._built, self._captured, self._job.limits
+        )
+        final = dict(zip(finalists, judged, strict=True))
+        return [final.get(one.digest) or self._left_behind(one) for one in self._standing.attempts]
+
+    def _finalists(self, ranking: Sequence[Attempt]) -> list[Attempt]:
+        """The best, few of them of one set of files: what is wrong with one is with all."""
+        if not self._measurable:
+            return list(ranking)
+        found: list[Attempt] = []
+        for one in ranking:
+            alike = [other for other in found if files_of(other) == files_of(one)]
+            if len(found) < FINALISTS and len(alike) < ALIKE:
+                found.append(one)
+        return found
+
+    def _scored(self, attempt: Attempt) -> Result:
+        found = evaluate(
+            self._runner,
+            attempt.result,
+            self._built[attempt.digest],
+            self._captured,
+            self._drop_limit,
+            (FINAL,),
+        )
+        own, seen = found.accuracy, attempt.result.accuracy
+        if own is None or seen is None:
+            return found
+        return dataclasses.replace(
+            found, accuracy=dataclasses.replace(own, selection=seen.selection)
+        )
+
+    def _left_behind(self, attempt: Attempt) -> Result:
+        """Why it did not come into the final."""
+        result = attempt.result
+        if result.status != "built":
+            return result
+        return dataclasses.replace(result, left=self._why_left(attempt))
+
+    def _why_left(self, attempt: Attempt) -> str:
+        accuracy = attempt.result.accuracy
+        drop = accuracy.selection if accuracy else None
+        if drop is not None and not self._standing.is_accurate(attempt):
+            limit = self._job.limits["accuracy_drop"]
+            return f"accuracy_drop {drop.value:.4g} > {limit:.4g} on the selection split"
+        if not self._standing.keeps_limits(attempt):
+            broken = ", ".join(name for name in self._job.limits if name in KINDS)
+            return f"in its heat it broke one of {broken}"
+        best = self._standing.best()
+        if best is not None and attempt.pace is not None and best.pace:
+            ratio = attempt.pace / best.pace
+            if is_speed(self._job.objective) and math.isfinite(ratio):
+                return f"{ratio:.3g} times the latency of {best.move.recipe.name} in its heat"
+        return f"worse than the finalists by {self._job.objective}"
+
+    def _result(self, candidate: Candidate, status: Status, step: str | None, why: str) -> Result:
+        predicted = estimate(self._program, self._job.profile, candidate.recipe)
+        return Result(candidate=candidate, status=status, step=step, reason=why, estimate=predicted)
+
+    def _toolchain(self, move: Move) -> Toolchain:
+        return toolchain(move.recipe.toolchain)
+
+    def _record(self) -> SearchRecord:
+        untried = sum(one.result.status == "planned" for one in self._standing.attempts)
+        return SearchRecord(
+            objective=self._job.objective,
+            budget_s=round(self._clock.budget_s, 3),
+            spent_s=round(self._clock.spent(), 3),
+            seed=self._job.seed,
+            heats=tuple(self._heats),
+            untried=untried,
+            ended=self._ended and not untried,
+        )

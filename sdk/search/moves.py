@@ -1,0 +1,204 @@
+"""What to try next. Pure: the same standing and the same seed give the same moves.
+
+Three kinds, the cheap ones first. *Tunings* run the files of the leaders with other options.
+*Settings* quantise anew where int8 would win and loses too much accuracy. The *walk* keeps the most
+sensitive groups of operators in floating point, as few as the limit allows: a bisection over the
+groups in the order of what leaving each of them out gains in accuracy for its work. A walk ends
+where what is left is not worth having: no faster than the leader.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from profiles import Profile
+from sdk.search.standing import Attempt, Kind, Move, Standing
+from targets import variations
+from targets.interface import Program, Recipe, Sensitivity
+
+LEADERS = 2
+"""How many leaders are tuned at a time."""
+WORTH = 0.97
+"""A quantised candidate is mended only if it takes at most this share of the leader's time."""
+WALK_ENDS = 16
+"""A walk over n groups ends when fewer than n over this are between too few and enough."""
+
+Ranked = Mapping[str, tuple[Sensitivity, ...]]
+"""Digest of a quantised recipe -> its groups of operators."""
+
+
+def next_moves(
+    standing: Standing, program: Program, profile: Profile, ranked: Ranked, seed: int
+) -> tuple[Move, ...]:
+    """The next heat; empty when nothing is left to try.
+
+    Args:
+        standing: what was tried, and what came of it.
+        program: what is lowered.
+        profile: of the device.
+        ranked: the sensitivities that are known.
+        seed: orders what is equally promising.
+    """
+    tried = {one.digest for one in standing.attempts}
+
+    def new(moves: Iterable[Move]) -> list[Move]:
+        found = {move.recipe.digest: move for move in moves if move.recipe.digest not in tried}
+        shuffled = list(found.values())
+        random.Random(seed).shuffle(shuffled)  # noqa: S311  an order, not a secret
+        return shuffled
+
+    settings = new(_settings(standing, program))
+    # Where the walk begins is known only when all settings have had their turn.
+    mixed = [] if settings else new(_walks(standing, ranked))
+    return (*new(_tunings(standing, profile)), *settings, *mixed)
+
+
+def to_rank(standing: Standing) -> tuple[Recipe, ...]:
+    """The quantised recipes that a walk may begin from, and whose sensitivities it needs."""
+    return tuple(root.move.recipe for root in _roots(standing))
+
+
+def in_order(found: Iterable[Sensitivity]) -> tuple[Sensitivity, ...]:
+    """Groups by what leaving them out gains in accuracy for each bit of speed it costs."""
+    least = 1e-6  # a group of hardly any work costs hardly any speed
+    return tuple(sorted(found, key=lambda group: -group.error / max(group.work, least)))
+
+
+def _tunings(standing: Standing, profile: Profile) -> Iterator[Move]:
+    """Of the leaders, each of other files; an option that was already changed is left alone."""
+    leaders: dict[str, Attempt] = {}
+    for one in standing.ranking():
+        if one.pace is not None:
+            leaders.setdefault(files_of(one), one)
+    for files, leader in list(leaders.items())[:LEADERS]:
+        root = standing.find(files)
+        own = leader.move.recipe.options
+        changed = _differing(own, root.move.recipe.options if root else own)
+        for tuning in variations.tunings(leader.move.recipe, profile):
+            other = _differing(tuning.recipe.options, own)
+            if other and not other & changed:
+                yield Move(
+                    recipe=tuning.recipe,
+                    kind="tuning",
+                    why=", ".join(
+                        f"{name} {tuning.recipe.options[name]}" for name in sorted(other)
+                    ),
+                    parent=files,
+                    exact=tuning.exact and (leader.move.kind != "tuning" or leader.move.exact),
+                )
+
+
+def files_of(attempt: Attempt) -> str:
+    """The digest of the recipe that made the files which an attempt runs."""
+    move = attempt.move
+    return move.parent if move.kind == "tuning" and move.parent else attempt.digest
+
+
+def _differing(options: Mapping[str, Any], others: Mapping[str, Any]) -> set[str]:
+    return {name for name, value in options.items() if others.get(name) != value}
+
+
+def _settings(standing: Standing, program: Program) -> Iterator[Move]:
+    for one in _to_mend(standing, ("plan",)):
+        for recipe in variations.settings(one.move.recipe, program):
+            yield Move(
+                recipe=recipe,
+                kind="setting",
+                why=f"{one.move.recipe.name} loses too much accuracy",
+                parent=one.digest,
+            )
+
+
+def _to_mend(standing: Standing, kinds: tuple[Kind, ...]) -> list[Attempt]:
+    """Quantised, not accurate enough, and so fast that mending would pay."""
+    return [
+        one
+        for one in standing.attempts
+        if one.result.status == "built"
+        and one.move.kind in kinds
+        and one.move.recipe.quantisation is not None
+        and not standing.is_accurate(one)
+        and _pays(one, standing)
+    ]
+
+
+def _pays(attempt: Attempt, standing: Standing) -> bool:
+    best = standing.best()
+    return best is None or standing.cost(attempt) < WORTH * standing.cost(best)
+
+
+def _roots(standing: Standing) -> list[Attempt]:
+    """Where walks begin: of each runtime and engine, what loses least and yet too much."""
+    found: dict[tuple[str, str], Attempt] = {}
+    for one in sorted(_to_mend(standing, ("plan", "setting")), key=_drop):
+        recipe = one.move.recipe
+        if (recipe.quantisation or {}).get("method") == "nncf":
+            found.setdefault((recipe.format, recipe.engine), one)
+    return list(found.values())
+
+
+def _drop(attempt: Attempt) -> float:
+    accuracy = attempt.result.accuracy
+    return accuracy.selection.value if accuracy and accuracy.selection else math.inf
+
+
+def _walks(standing: Standing, ranked: Ranked) -> Iterator[Move]:
+    for root in _roots(standing):
+        groups = in_order(ranked.get(root.digest, ()))
+        walked = [
+            one
+            for one in standing.attempts
+            if one.move.kind == "mixed" and one.move.parent == root.digest
+        ]
+        kept = next_kept(
+            groups,
+            too_few=[one.move.kept for one in walked if not standing.is_accurate(one)],
+            too_many=[one.move.kept for one in walked if _ends(one, standing)],
+        )
+        if kept is not None:
+            names = tuple(name for group in groups[:kept] for name in group.operators)
+            yield Move(
+                recipe=variations.keeping(root.move.recipe, names),
+                kind="mixed",
+                why=f"{kept} of {len(groups)} groups of operators kept in floating point",
+                parent=root.digest,
+                kept=kept,
+            )
+
+
+def _ends(walked: Attempt, standing: Standing) -> bool:
+    """Keeping more would be in vain: this is accurate already, or no longer fast enough."""
+    return (
+        walked.result.status != "built"
+        or standing.is_accurate(walked)
+        or not _pays(walked, standing)
+    )
+
+
+def next_kept(
+    groups: Sequence[Sensitivity], *, too_few: Sequence[int], too_many: Sequence[int]
+) -> int | None:
+    """How many groups to keep next; None where the walk has ended.
+
+    The first step keeps what makes half of the error, the others bisect.
+
+    Args:
+        groups: in the order in which they are kept.
+        too_few: what was tried and was not accurate.
+        too_many: what was tried and was enough, or not worth having.
+    """
+    low, high = max(too_few, default=0), min(too_many, default=len(groups))
+    if high - low <= max(1, len(groups) // WALK_ENDS):
+        return None
+    if too_few or too_many:
+        return (low + high) // 2
+    gains = [max(0.0, group.error) for group in groups]
+    total, so_far = sum(gains), 0.0
+    for count, gain in enumerate(gains, start=1):
+        so_far += gain
+        if so_far >= total / 2:
+            return min(max(count, low + 1), high - 1)
+    return (low + high) // 2

@@ -1,0 +1,115 @@
+"""Who was tried, and who leads. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from sdk.limits import overall
+from sdk.objective import Figures, Objective, cost
+from sdk.select import Result, verdicts
+from targets.interface import Recipe
+
+Kind = Literal["plan", "tuning", "setting", "mixed"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Move:
+    """Something to try, and why."""
+
+    recipe: Recipe
+    kind: Kind
+    why: str = ""
+    parent: str | None = None
+    """The digest of the recipe that this one varies: a tuning runs its files."""
+    exact: bool = False
+    """It computes what its parent does, so the parent's accuracy is its own until the final."""
+    kept: int = 0
+    """How many groups of the parent's operators a mixed one keeps in floating point."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """A move and what came of it."""
+
+    move: Move
+    result: Result
+    pace: float | None = None
+    """Its latency over the reference's, by turns side by side; None if it was not measured."""
+
+    @property
+    def digest(self) -> str:
+        """The recipe's."""
+        return self.move.recipe.digest
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Standing:
+    """All attempts so far, and how they are judged."""
+
+    attempts: tuple[Attempt, ...]
+    limits: Mapping[str, float]
+    objective: Objective
+    measurable: bool
+    """This machine is such a device: speed is measured. Otherwise estimates stand for it."""
+
+    def find(self, digest: str) -> Attempt | None:
+        """The attempt with a recipe."""
+        return next((one for one in self.attempts if one.digest == digest), None)
+
+    @property
+    def baseline(self) -> Attempt | None:
+        """The fastest f32 so far; the first one built where nothing is measured."""
+        plain = [
+            one
+            for one in self.attempts
+            if one.result.status == "built" and one.move.recipe.precision == "f32"
+        ]
+        return min(plain, key=lambda one: math.inf if one.pace is None else one.pace, default=None)
+
+    def keeps_limits(self, attempt: Attempt) -> bool:
+        """Nothing disproves it: built, no limit surely broken, the drop seen within the limit."""
+        result = attempt.result
+        if result.status != "built" or not self.is_accurate(attempt):
+            return False
+        baseline = self.baseline
+        # Ratios to the baseline hold within one contest alone: the final one judges them.
+        limits = {name: v for name, v in self.limits.items() if name not in _RELATIVE}
+        return overall(verdicts(result, limits, baseline.result if baseline else None)) != "unmet"
+
+    def is_accurate(self, attempt: Attempt) -> bool:
+        """The drop seen on the selection split lies within the limit, or there is none to see."""
+        accuracy = attempt.result.accuracy
+        limit = self.limits.get("accuracy_drop")
+        drop = accuracy.selection if accuracy else None
+        return drop is None or limit is None or drop.value <= limit
+
+    def cost(self, attempt: Attempt) -> float:
+        """By the objective; less is better."""
+        own = self._figures(self.baseline) if self.baseline else None
+        return cost(self.objective, self._figures(attempt), own)
+
+    def ranking(self) -> Sequence[Attempt]:
+        """Those that keep the limits, the best first."""
+        return sorted((one for one in self.attempts if self.keeps_limits(one)), key=self.cost)
+
+    def best(self) -> Attempt | None:
+        """The leader."""
+        return next(iter(self.ranking()), None)
+
+    def _figures(self, attempt: Attempt) -> Figures:
+        result = attempt.result
+        measured = result.report.measurement if result.report else None
+        latency = attempt.pace
+        if not self.measurable and result.estimate and result.estimate.latency_ms:
+            latency = result.estimate.latency_ms.value
+        return Figures(
+            latency=latency,
+            memory_bytes=measured.memory_increment_bytes if measured else None,
+            size_bytes=result.size_bytes,
+        )
+
+
+_RELATIVE = ("speedup", "memory_reduction")

@@ -1,0 +1,125 @@
+"""What else is worth trying once a recipe has shown what it can do. Pure.
+
+`tunings` run the same files with other options of the runtime; `settings` quantise anew with other
+choices. Both give a few fully resolved recipes, the most promising first; a search measures them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from profiles import Profile
+from targets.interface import Program, Recipe
+from targets.recipes import is_transformer, share
+
+BF16 = ("avx512_bf16", "amx_bf16")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """A recipe that runs another one's files."""
+
+    recipe: Recipe
+    exact: bool
+    """It computes the same products in the same precision, only scheduled otherwise."""
+
+
+def tunings(recipe: Recipe, profile: Profile) -> Iterator[Tuning]:
+    """The same files with other options of the runtime, on a CPU; none for other engines."""
+    if recipe.engine != "cpu":
+        return
+    make = {
+        "openvino": _openvino_tunings,
+        "onnxruntime": _onnxruntime_tunings,
+        "executorch": _executorch_tunings,
+    }.get(recipe.toolchain)
+    if make is not None:
+        for tag, options, exact in make(recipe, profile):
+            yield Tuning(recipe=_with_options(recipe, tag, options), exact=exact)
+
+
+def settings(recipe: Recipe, program: Program) -> Iterator[Recipe]:
+    """The same precision from other choices of the quantiser; nothing for what is not quantised."""
+    method = (recipe.quantisation or {}).get("method")
+    if recipe.toolchain == "openvino" and method == "nncf":
+        yield from _nncf_settings(recipe, program)
+    elif recipe.toolchain == "onnxruntime" and method == "static":
+        yield from _static_settings(recipe)
+
+
+def keeping(recipe: Recipe, names: tuple[str, ...]) -> Recipe:
+    """The same recipe with these operators left in floating point.
+
+    Args:
+        recipe: quantised by NNCF.
+        names: of operators, as the toolchain's `sensitivities` gave them.
+    """
+    quantisation = {**(recipe.quantisation or {}), "ignored": sorted(names)}
+    return dataclasses.replace(recipe, quantisation=quantisation, tag=f"mixed{len(names)}")
+
+
+_Choice = tuple[str, Mapping[str, Any], bool]
+
+
+def _threads(profile: Profile) -> Iterator[int]:
+    """Fewer threads than cores: a small network loses more at the barriers than it gains."""
+    cores = profile.cores or 1
+    yield from sorted({1, cores // 2} - {0, cores})
+
+
+def _openvino_tunings(recipe: Recipe, profile: Profile) -> Iterator[_Choice]:
+    for count in _threads(profile):
+        yield f"t{count}", {"INFERENCE_NUM_THREADS": count}, True
+    hint = recipe.options.get("INFERENCE_PRECISION_HINT")
+    if recipe.precision == "int8" and set(profile.isa) & set(BF16):
+        other = "f32" if hint == "bf16" else "bf16"
+        yield other, {"INFERENCE_PRECISION_HINT": other}, False
+    yield "unpinned", {"ENABLE_CPU_PINNING": False}, True
+
+
+def _onnxruntime_tunings(_: Recipe, profile: Profile) -> Iterator[_Choice]:
+    for count in _threads(profile):
+        yield f"t{count}", {"intra_op_threads": count}, True
+    if (profile.cores or 1) > 1:
+        yield "nospin", {"allow_spinning": False}, True
+    # The last level blocks channels for convolutions, which costs reorders around everything else.
+    yield "extended", {"graph_optimization": "extended"}, True
+
+
+def _executorch_tunings(recipe: Recipe, profile: Profile) -> Iterator[_Choice]:
+    if recipe.backend == "xnnpack":
+        for count in _threads(profile):
+            yield f"t{count}", {"threads": count}, True
+
+
+def _with_options(recipe: Recipe, tag: str, options: Mapping[str, Any]) -> Recipe:
+    tags = "-".join(part for part in (recipe.tag, tag) if part)
+    return dataclasses.replace(recipe, tag=tags, options={**recipe.options, **options})
+
+
+def _nncf_settings(recipe: Recipe, program: Program) -> Iterator[Recipe]:
+    """What NNCF's users reach for when its default loses too much, the usual cure first."""
+    products = share(program, ("matmul", "recurrent"))
+    if products > 0.5:
+        yield _quantised(recipe, "smooth50", smooth_quant=0.5)
+        yield _quantised(recipe, "smooth80", smooth_quant=0.8)
+        if not is_transformer(program):
+            yield _quantised(recipe, "transformer", model_type="transformer")
+    yield _quantised(recipe, "mixedsign", preset="mixed")
+    if products < 0.9:
+        yield _quantised(recipe, "biased", bias_correction="accurate")
+    yield _quantised(recipe, "percentile", ranges="percentile")
+
+
+def _static_settings(recipe: Recipe) -> Iterator[Recipe]:
+    """ONNX Runtime quantises every operator it can; its heavy ones alone are where int8 pays."""
+    yield _quantised(recipe, "heavy", operators=["Conv", "ConvTranspose", "Gemm", "MatMul"])
+    yield _quantised(recipe, "percentile", calibration="percentile")
+
+
+def _quantised(recipe: Recipe, tag: str, **choices: Any) -> Recipe:
+    quantisation = {**(recipe.quantisation or {}), **choices}
+    tags = "-".join(part for part in (recipe.tag, tag) if part)
+    return dataclasses.replace(recipe, quantisation=quantisation, tag=tags)

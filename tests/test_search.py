@@ -1,0 +1,290 @@
+"""What a search tries next, and who leads: pure rules, played against a made-up world."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.errors import UsageError
+from sdk.objective import OBJECTIVES, Figures, Objective, cost
+from sdk.plan import Candidate
+from sdk.search.clock import Clock, seconds, spoken
+from sdk.search.moves import in_order, next_kept, next_moves, to_rank
+from sdk.search.standing import Attempt, Move, Standing
+from sdk.select import Status
+from targets import variations
+from targets.interface import Recipe, Sensitivity
+from targets.recipes import nncf, onnxruntime, openvino
+from tests.test_prune import program
+from tests.test_select import PROFILE, result
+
+VNNI = dataclasses.replace(PROFILE, isa=("avx512_vnni", "avx512_bf16"), cores=8)
+LIMITS = {"accuracy_drop": 0.01}
+GROUPS = tuple(
+    Sensitivity(operators=(f"layer{index}",), error=0.5**index, work=1 / 24) for index in range(24)
+)
+F32 = openvino("CPU", "f32", "f32")
+INT8 = openvino("CPU", "int8", "f32", quantisation=nncf(None))
+PLAN = (F32, INT8, onnxruntime(None, VNNI, "f32"))
+
+World = Callable[[Recipe], tuple[float, float]]
+"""Recipe -> (pace, drop)."""
+
+
+def attempt(move: Move, world: World, status: Status = "built") -> Attempt:
+    pace, loss = world(move.recipe)
+    found = result(move.recipe.name, pace, selection=loss)
+    candidate = Candidate(model="net", profile=VNNI, recipe=move.recipe)
+    found = dataclasses.replace(found, candidate=candidate, status=status)
+    return Attempt(move=move, result=found, pace=pace)
+
+
+def begin(world: World, objective: Objective = "latency") -> Standing:
+    return Standing(
+        attempts=tuple(attempt(Move(recipe=r, kind="plan"), world) for r in PLAN),
+        limits=LIMITS,
+        objective=objective,
+        measurable=True,
+    )
+
+
+def play(world: World, seed: int = 0, groups: tuple[Sensitivity, ...] = GROUPS) -> Standing:
+    """Search until nothing is left to try."""
+    standing, ranked = begin(world), dict[str, tuple[Sensitivity, ...]]()
+    for _ in range(100):
+        for recipe in to_rank(standing):
+            ranked[recipe.digest] = groups
+        moves = next_moves(standing, program(), VNNI, ranked, seed)
+        if not moves:
+            return standing
+        new = tuple(attempt(move, world) for move in moves)
+        standing = dataclasses.replace(standing, attempts=(*standing.attempts, *new))
+    raise AssertionError("it goes on for ever")
+
+
+def kept(recipe: Recipe) -> int:
+    return len((recipe.quantisation or {}).get("ignored", ()))
+
+
+def losing(needed: int, gain: float = 0.5) -> World:
+    """int8 takes `gain` of f32's time and loses too much until `needed` layers are kept."""
+
+    def world(recipe: Recipe) -> tuple[float, float]:
+        if recipe.precision != "int8":
+            return (1.0 if recipe.toolchain == "openvino" else 1.2), 0.0
+        share = kept(recipe) / len(GROUPS)
+        return gain + (1 - gain) * share, 0.0 if kept(recipe) >= needed else 0.3 - 0.001 * share
+
+    return world
+
+
+@pytest.mark.parametrize("needed", [1, 2, 5, 11, 23])
+def test_the_walk_keeps_about_as_few_layers_as_the_limit_takes(needed: int) -> None:
+    best = play(losing(needed)).best()
+    assert best is not None
+    assert needed <= kept(best.move.recipe) <= needed + 1
+
+
+def test_a_walk_ends_where_what_is_left_is_not_worth_having() -> None:
+    standing = play(losing(20, gain=0.9))
+    best = standing.best()
+    assert best is not None
+    assert best.move.recipe.precision == "f32" or best.pace < 0.97
+    tried = [one for one in standing.attempts if one.move.kind == "mixed"]
+    assert all(one.pace <= 0.9 + 0.1 * 20 / 24 + 0.01 for one in tried if one.pace is not None)
+
+
+def test_what_is_accurate_is_not_mended_and_what_is_slower_neither() -> None:
+    for world in (losing(0), losing(5, gain=1.3)):
+        assert {one.move.kind for one in play(world).attempts} <= {"plan", "tuning"}
+
+
+def test_settings_come_before_the_walk_and_may_make_it_needless() -> None:
+    def world(recipe: Recipe) -> tuple[float, float]:
+        if recipe.precision == "int8":
+            cured = (recipe.quantisation or {}).get("preset") == "mixed"
+            return 0.5, 0.0 if cured else 0.2
+        return 1.0, 0.0
+
+    standing = play(world)
+    best = standing.best()
+    assert best is not None
+    assert best.move.kind in ("setting", "tuning")
+    assert "mixed" not in {one.move.kind for one in standing.attempts}
+
+
+def test_options_that_help_are_combined_and_none_is_tried_twice() -> None:
+    def world(recipe: Recipe) -> tuple[float, float]:
+        pace = 0.5 if recipe.precision == "int8" else 1.0
+        if recipe.options.get("INFERENCE_NUM_THREADS") == 4:
+            pace *= 0.8
+        if recipe.options.get("ENABLE_CPU_PINNING") is False:
+            pace *= 0.9
+        return pace, 0.0
+
+    standing = play(world)
+    digests = [one.digest for one in standing.attempts]
+    assert len(digests) == len(set(digests))
+    best = standing.best()
+    assert best is not None
+    assert best.pace == pytest.approx(0.5 * 0.8 * 0.9)
+    assert best.move.kind == "tuning"
+
+
+@given(st.integers(0, 1000), st.integers(0, 24))
+def test_the_same_seed_gives_the_same_plan(seed: int, needed: int) -> None:
+    one, other = (play(losing(needed), seed) for _ in range(2))
+    assert [a.digest for a in one.attempts] == [a.digest for a in other.attempts]
+
+
+@given(
+    st.dictionaries(st.sampled_from([r.digest for r in PLAN]), st.floats(0.01, 10)),
+    st.dictionaries(st.sampled_from([r.digest for r in PLAN]), st.floats(0, 0.5)),
+    st.sampled_from(OBJECTIVES),
+)
+def test_the_leader_keeps_the_limit_and_nobody_who_does_is_better(
+    paces: dict[str, float], drops: dict[str, float], objective: Objective
+) -> None:
+    standing = begin(lambda r: (paces.get(r.digest, 1.0), drops.get(r.digest, 0.0)), objective)
+    best = standing.best()
+    fit = [one for one in standing.attempts if drops.get(one.digest, 0.0) <= 0.01]
+    assert (best is None) == (not fit)
+    if best is not None:
+        assert best in fit
+        assert standing.cost(best) == min(map(standing.cost, fit))
+
+
+def test_a_failed_candidate_neither_leads_nor_is_varied() -> None:
+    standing = begin(losing(0))
+    broken = tuple(
+        dataclasses.replace(one, result=dataclasses.replace(one.result, status="failed"))
+        if one.move.recipe == INT8
+        else one
+        for one in standing.attempts
+    )
+    standing = dataclasses.replace(standing, attempts=broken)
+    best = standing.best()
+    assert best is not None
+    assert best.move.recipe == F32
+    moves = next_moves(standing, program(), VNNI, {}, 0)
+    assert all(move.parent != INT8.digest for move in moves)
+
+
+@given(
+    st.integers(1, 200).flatmap(
+        lambda n: st.tuples(
+            st.just(n), st.integers(0, n), st.lists(st.floats(-1, 1), min_size=n, max_size=n)
+        )
+    )
+)
+def test_a_bisection_ends_soon_near_the_least_that_is_enough(
+    case: tuple[int, int, list[float]],
+) -> None:
+    count, needed, errors = case
+    groups = [Sensitivity(operators=(str(i),), error=e, work=0.1) for i, e in enumerate(errors)]
+    too_few: list[int] = []
+    enough: list[int] = []
+    for steps in itertools.count():
+        step = next_kept(groups, too_few=too_few, too_many=enough)
+        if step is None:
+            break
+        assert 0 < step < count
+        assert step not in (*too_few, *enough)
+        (enough if step >= needed else too_few).append(step)
+        assert steps < 12
+    if enough and too_few:
+        assert min(enough) - needed <= max(1, count // 16)
+
+
+def test_groups_are_kept_by_what_they_gain_for_their_work() -> None:
+    heavy = Sensitivity(operators=("heavy",), error=0.4, work=0.8)
+    light = Sensitivity(operators=("light",), error=0.3, work=0.1)
+    harmless = Sensitivity(operators=("harmless",), error=-0.1, work=0.1)
+    assert in_order([harmless, heavy, light]) == (light, heavy, harmless)
+
+
+OBJECTIVE_CASES: dict[str, tuple[Objective, Figures, Figures]] = {
+    "latency": ("latency", Figures(latency=1, memory_bytes=9, size_bytes=9),
+                Figures(latency=2, memory_bytes=1, size_bytes=1)),
+    "memory": ("memory", Figures(latency=9, memory_bytes=1, size_bytes=9),
+               Figures(latency=1, memory_bytes=2, size_bytes=1)),
+    "size": ("size", Figures(latency=9, memory_bytes=9, size_bytes=1),
+             Figures(latency=1, memory_bytes=1, size_bytes=2)),
+    "balanced": ("balanced", Figures(latency=2, memory_bytes=1, size_bytes=1),
+                 Figures(latency=1, memory_bytes=2, size_bytes=2)),
+    "known before unknown": ("memory", Figures(latency=1, memory_bytes=99, size_bytes=1),
+                             Figures(latency=1, memory_bytes=None, size_bytes=1)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OBJECTIVE_CASES)
+def test_the_objective_says_which_is_better(name: str) -> None:
+    objective, better, worse = OBJECTIVE_CASES[name]
+    baseline = Figures(latency=4, memory_bytes=4, size_bytes=4)
+    assert cost(objective, better, baseline) < cost(objective, worse, baseline)
+
+
+TIMES = {"90s": 90, "10m": 600, "1h30m": 5400, "2h": 7200, "45": 45, "0.5m": 30, "1m5s": 65}
+
+
+@pytest.mark.parametrize("text", TIMES)
+def test_a_budget_is_read(text: str) -> None:
+    assert seconds(text) == TIMES[text]
+
+
+@pytest.mark.parametrize("text", ["", "0", "-5", "10x", "m", "nan", "inf", "10m x", "1e999"])
+def test_what_is_no_budget_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(UsageError, match="--budget should be a time above zero"):
+        seconds(text)
+
+
+def test_a_clock_counts_down_and_shares_what_is_left() -> None:
+    clock = Clock(budget_s=100.0, started=0.0)
+    assert clock.left() == 0.0
+    clock = Clock(budget_s=1e6)
+    assert clock.share(4).budget_s == pytest.approx(2.5e5, rel=1e-3)
+
+
+def test_durations_are_spoken() -> None:
+    assert [spoken(s) for s in (5.2, 200, 3900)] == ["5 s", "3 min 20 s", "1 h 5 min"]
+
+
+def test_tunings_and_settings_are_new_recipes_of_the_same_toolchain() -> None:
+    for recipe in PLAN:
+        found = [tuning.recipe for tuning in variations.tunings(recipe, VNNI)]
+        found += variations.settings(recipe, program())
+        digests = {one.digest for one in found}
+        assert found
+        assert len(digests) == len(found)
+        assert recipe.digest not in digests
+        assert {one.toolchain for one in found} == {recipe.toolchain}
+        assert len({one.name for one in found}) == len(found)
+
+
+def test_a_tuning_changes_no_file() -> None:
+    for recipe in PLAN:
+        for tuning in variations.tunings(recipe, VNNI):
+            same = dataclasses.replace(tuning.recipe, options=recipe.options, tag=recipe.tag)
+            assert same == recipe
+
+
+def test_other_engines_are_not_tuned_as_if_they_were_cpus() -> None:
+    assert not list(variations.tunings(openvino("GPU", "f16", "f16"), VNNI))
+
+
+def test_a_mixed_recipe_names_what_it_keeps() -> None:
+    mixed = variations.keeping(INT8, ("b", "a"))
+    assert mixed.quantisation is not None
+    assert mixed.quantisation["ignored"] == ["a", "b"]
+    assert mixed.name.startswith("openvino-int8-mixed2-")
+    assert mixed.digest == variations.keeping(INT8, ("a", "b")).digest
+
+
+def test_drops_without_a_limit_or_without_samples_speak_against_nobody() -> None:
+    standing = dataclasses.replace(begin(losing(3)), limits={})
+    assert all(map(standing.is_accurate, standing.attempts))
