@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from agent.manifest import Signature
-from targets.interface import Program
-from targets.lowering.vendor import vendor_errors
+from targets.interface import Problem, Program
+from targets.lowering.vendor import vendor_errors, version_of
 
 SINGLE_FILE_BYTES = 1_900_000_000
 """Weights above this go beside the model: a protobuf message ends at 2 GiB."""
@@ -24,6 +24,15 @@ EXPORT_OPSETS = range(18, 24)
 
 RECURRENT = ("aten.gru", "aten.lstm", "aten.rnn_")
 """Operators that are one node in ONNX and hundreds once torch has decomposed them."""
+
+
+def export_problems(program: Program) -> Iterator[Problem]:
+    """What is missing here to write the program as ONNX; nothing for one that is ONNX already."""
+    if program.kind == "exported":
+        for name in ("torch", "onnxscript"):
+            if version_of(name) is None:
+                what = "the program comes from torch, and this is not installed"
+                yield Problem(what=what, where=name)
 
 
 def load_exported(program: Program) -> Any:

@@ -4,8 +4,8 @@ NNCF chooses where to quantise and from what ranges. For activations that are ne
 takes uint8, which TensorRT does not: such a pair becomes int8 over the same range and its mirror
 image, so nothing is clipped and one bit of resolution is lost. Models in, models out.
 
-A recipe's `quantisation` for these: `method` (`nncf`), `preset`, `model_type`, `bias_correction`,
-`samples`, and `rest` (`f32`, `f16`: what stays of the arithmetic).
+A recipe's `quantisation` for these is that of `nncf_int8`, and `rest` (`f32`, `f16`: what stays of
+the arithmetic).
 """
 
 from __future__ import annotations
@@ -14,20 +14,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from agent.errors import ToolchainError
-from agent.sessions.openvino import without_telemetry
 from agent.tensors import Array
-from targets.interface import Calibration, Problem, Recipe
+from targets.interface import Calibration
+from targets.lowering import nncf_int8
 from targets.lowering.typed_onnx import constants
-from targets.lowering.vendor import vendor_errors
 
-CHOICES: Mapping[str, tuple[Any, ...]] = {
-    "method": ("nncf",),
-    "preset": ("performance", "mixed"),
-    "model_type": (None, "transformer"),
-    "bias_correction": ("fast", "accurate", "off"),
-    "rest": ("f32", "f16"),
-}
-"""What a recipe may choose beside `samples`; the first is the default."""
+CHOICES: Mapping[str, tuple[Any, ...]] = {"rest": ("f32", "f16")}
+"""What a recipe may choose beside `nncf_int8.CHOICES`; the first is the default."""
 
 INT8_MOST = 127.0
 FP8_MOST = 448.0
@@ -37,60 +30,19 @@ _INFINITE_SCALE = 1e30  # ranges beyond float32's own come from constants that m
 _PAIR = ("QuantizeLinear", "DequantizeLinear")
 
 
-def problems(recipe: Recipe) -> Iterator[Problem]:
-    """What speaks against the recipe's choices."""
-    chosen = recipe.quantisation or {}
-    if "method" not in chosen:
-        yield Problem(what=f"it must say one of {CHOICES['method']}", where="method")
-    for name, value in chosen.items():
-        if name in CHOICES and value not in CHOICES[name]:
-            yield Problem(what=f"known are {CHOICES[name]}", where=f"{name} {value!r}")
-        elif name not in CHOICES and name != "samples":
-            yield Problem(what=f"known are {(*CHOICES, 'samples')}", where=name)
-
-
-def sample_count(chosen: Mapping[str, Any], calibration: Calibration) -> int:
-    """How many samples will be used."""
-    return min(int(chosen.get("samples", 300)), len(calibration))
-
-
 def quantise(model: Any, chosen: Mapping[str, Any], calibration: Calibration) -> Any:
     """The model with NNCF's Q/DQ pairs, as NNCF leaves them.
 
     Raises:
-        ToolchainError: NNCF refuses, or finds nothing to quantise.
+        ToolchainError: NNCF refuses, finds nothing to quantise, or is to ignore what is not there.
     """
-    with vendor_errors(
-        "NNCF cannot quantise the graph",
-        cause="The calibration data does not fit the model, or an operator confuses NNCF.",
-        remedy="Check the samples, or leave int8 out for this model.",
-    ):
-        with without_telemetry():
-            import nncf
-        presets = {
-            "performance": nncf.QuantizationPreset.PERFORMANCE,
-            "mixed": nncf.QuantizationPreset.MIXED,
-        }
-        correction = chosen.get("bias_correction", CHOICES["bias_correction"][0])
-        transformer = chosen.get("model_type") == "transformer"
-        found = nncf.quantize(
-            model,
-            nncf.Dataset(_Samples(calibration)),
-            preset=presets[chosen.get("preset", CHOICES["preset"][0])],
-            subset_size=sample_count(chosen, calibration),
-            fast_bias_correction=correction != "accurate",
-            model_type=nncf.ModelType.TRANSFORMER if transformer else None,
-            advanced_parameters=nncf.AdvancedQuantizationParameters(
-                disable_bias_correction=correction == "off"
-            ),
-        )
-    if not any(node.op_type in _PAIR for node in found.graph.node):
-        raise ToolchainError(
-            "NNCF found no operator to quantise.",
-            cause="The model has no convolutions or matrix products that int8 would speed up.",
-            remedy="Leave int8 out for this model.",
-        )
-    return found
+    return nncf_int8.quantise(
+        model,
+        chosen,
+        calibration,
+        names=[node.name for node in model.graph.node],
+        is_quantised=lambda found: any(node.op_type in _PAIR for node in found.graph.node),
+    )
 
 
 def drop_unusable(model: Any) -> tuple[Any, tuple[str, ...]]:
@@ -315,17 +267,3 @@ def _without_unused(model: Any) -> Any:
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
     return model
-
-
-class _Samples:
-    """What NNCF takes for a dataset: iterable again and again, and of known length."""
-
-    def __init__(self, calibration: Calibration) -> None:
-        self._calibration = calibration
-
-    def __iter__(self) -> Iterator[dict[str, Array]]:
-        for inputs in self._calibration:
-            yield dict(inputs)
-
-    def __len__(self) -> int:
-        return len(self._calibration)

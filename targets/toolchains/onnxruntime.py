@@ -16,9 +16,9 @@ from agent.errors import ToolchainError
 from agent.manifest import Runtime
 from targets.interface import Availability, Calibration, Lowered, Problem, Program, Recipe
 from targets.lowering import onnx_files, onnx_quantise
-from targets.lowering.export import EXPORT_OPSETS, SINGLE_FILE_BYTES
+from targets.lowering.export import EXPORT_OPSETS, SINGLE_FILE_BYTES, export_problems
 from targets.lowering.onnx_levels import onnxruntime_for
-from targets.lowering.vendor import availability, vendor_errors, version_of
+from targets.lowering.vendor import availability, vendor_errors
 
 NAME = "onnxruntime"
 EXTRA = "intel"
@@ -60,12 +60,7 @@ def supports(program: Program, recipe: Recipe) -> list[Problem]:
         problems += onnx_quantise.problems(program, recipe.quantisation or {})
     elif recipe.quantisation is not None:
         problems.append(Problem(what="f32 is not quantised", where="quantisation"))
-    if program.kind == "exported":
-        problems += [
-            Problem(what="the program comes from torch, and this is not installed", where=name)
-            for name in ("torch", "onnxscript")
-            if version_of(name) is None
-        ]
+    problems += export_problems(program)
     return problems
 
 

@@ -8,15 +8,16 @@ All backends share one file; only the session's `device` differs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from agent.errors import ToolchainError
 from agent.manifest import Runtime, Signature, TensorSpec
 from agent.sessions.openvino import without_telemetry
-from agent.tensors import Array
 from targets.interface import Availability, Calibration, Lowered, Problem, Program, Recipe
+from targets.lowering import nncf_int8
 from targets.lowering.vendor import availability, vendor_errors, version_of
 
 NAME = "openvino"
@@ -25,14 +26,9 @@ FORMAT = "openvino"
 
 _BACKENDS = ("CPU", "GPU", "NPU")
 _PRECISIONS = ("f32", "bf16", "f16", "int8")
-_QUANTISATION: Mapping[str, tuple[Any, ...]] = {
-    "method": ("nncf",),
-    "preset": ("performance", "mixed"),
-    "model_type": (None, "transformer"),
-    "bias_correction": ("fast", "accurate", "off"),
-}
-"""What a recipe's `quantisation` may choose beside `samples`; the first is the default."""
 _RECURRENT_OPSET = 20
+_NUMBERED = re.compile(r"[A-Z][A-Za-z0-9]*_\d+")
+"""A name that OpenVINO makes up: `MatMul_2704`."""
 
 
 def available() -> Availability:
@@ -89,11 +85,13 @@ def lower(program: Program, recipe: Recipe, calibration: Calibration | None, out
         model = _convert(openvino, program, out)
         _name(model, program)
         _fix_shapes(openvino, model, program.signature)
+        _name_operators(model)
     _check(model, program.signature)
     notes = []
     if calibration and recipe.precision == "int8":
         model = _quantise(model, recipe, calibration)
-        notes.append(f"quantised with {_sample_count(recipe, calibration)} samples")
+        count = nncf_int8.sample_count(recipe.quantisation or {}, calibration)
+        notes.append(f"quantised with {count} samples")
     with vendor_errors(
         "OpenVINO cannot write the IR",
         cause="The disk is full or the folder cannot be written.",
@@ -115,14 +113,7 @@ def _quantisation_problems(recipe: Recipe) -> Iterator[Problem]:
         if recipe.quantisation is not None:
             yield Problem(what=f"{recipe.precision} is not quantised", where="quantisation")
         return
-    chosen = recipe.quantisation or {}
-    if "method" not in chosen:
-        yield Problem(what=f"it must say one of {_QUANTISATION['method']}", where="method")
-    for name, value in chosen.items():
-        if name in _QUANTISATION and value not in _QUANTISATION[name]:
-            yield Problem(what=f"known are {_QUANTISATION[name]}", where=f"{name} {value!r}")
-        elif name not in _QUANTISATION and name != "samples":
-            yield Problem(what=f"known are {(*_QUANTISATION, 'samples')}", where=name)
+    yield from nncf_int8.problems(recipe.quantisation or {})
 
 
 def _convert(openvino: Any, program: Program, out: Path) -> Any:
@@ -159,6 +150,20 @@ def _name(model: Any, program: Program) -> None:
     ]:
         # Added, not set: two outputs may be one tensor.
         port.get_tensor().add_names({spec.name})
+
+
+def _name_operators(model: Any) -> None:
+    """Number the operators that the converter has no name for, kind by kind, in their order.
+
+    OpenVINO numbers them over all models of the process, so a name that a recipe ignores would be
+    another one next time.
+    """
+    counts: dict[str, int] = {}
+    for operator in model.get_ordered_ops():
+        kind = operator.get_type_name()
+        if _NUMBERED.fullmatch(operator.get_friendly_name()):
+            counts[kind] = counts.get(kind, 0) + 1
+            operator.set_friendly_name(f"{kind}/{counts[kind]}")
 
 
 def _part_ends(model: Any) -> None:
@@ -219,56 +224,14 @@ def _check(model: Any, signature: Signature) -> None:
             )
 
 
-def _sample_count(recipe: Recipe, calibration: Calibration) -> int:
-    return min(int((recipe.quantisation or {}).get("samples", 300)), len(calibration))
-
-
 def _quantise(model: Any, recipe: Recipe, calibration: Calibration) -> Any:
-    chosen: Mapping[str, Any] = recipe.quantisation or {}
-    with vendor_errors(
-        "NNCF cannot quantise the model",
-        cause="The calibration data does not fit the model, or an operator confuses NNCF.",
-        remedy="Check the samples, or leave int8 out for this model.",
-    ):
-        with without_telemetry():
-            import nncf
-        presets = {
-            "performance": nncf.QuantizationPreset.PERFORMANCE,
-            "mixed": nncf.QuantizationPreset.MIXED,
-        }
-        preset = chosen.get("preset", _QUANTISATION["preset"][0])
-        transformer = chosen.get("model_type") == "transformer"
-        correction = chosen.get("bias_correction", _QUANTISATION["bias_correction"][0])
-        quantised = nncf.quantize(
-            model,
-            nncf.Dataset(_Samples(calibration)),
-            preset=presets[preset],
-            target_device=nncf.TargetDevice[recipe.backend or "CPU"],
-            subset_size=_sample_count(recipe, calibration),
-            fast_bias_correction=correction != "accurate",
-            model_type=nncf.ModelType.TRANSFORMER if transformer else None,
-            advanced_parameters=nncf.AdvancedQuantizationParameters(
-                disable_bias_correction=correction == "off"
-            ),
-        )
-    if not any(op.get_type_name() == "FakeQuantize" for op in quantised.get_ops()):
-        raise ToolchainError(
-            "NNCF found no operator to quantise.",
-            cause="The model has no convolutions or matrix products that int8 would speed up.",
-            remedy="Leave int8 out for this model.",
-        )
-    return quantised
-
-
-class _Samples:
-    """What NNCF takes for a dataset: iterable again and again, and of known length."""
-
-    def __init__(self, calibration: Calibration) -> None:
-        self._calibration = calibration
-
-    def __iter__(self) -> Iterator[dict[str, Array]]:
-        for inputs in self._calibration:
-            yield dict(inputs)
-
-    def __len__(self) -> int:
-        return len(self._calibration)
+    return nncf_int8.quantise(
+        model,
+        recipe.quantisation or {},
+        calibration,
+        device=recipe.backend or "CPU",
+        names=[operator.get_friendly_name() for operator in model.get_ops()],
+        is_quantised=lambda found: any(
+            operator.get_type_name() == "FakeQuantize" for operator in found.get_ops()
+        ),
+    )

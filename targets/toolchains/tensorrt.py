@@ -18,13 +18,14 @@ from agent.errors import ToolchainError
 from agent.manifest import Runtime
 from targets.interface import Availability, Calibration, Lowered, Problem, Program, Recipe
 from targets.lowering import (
+    nncf_int8,
     onnx_files,
     onnx_ranges,
     onnx_symmetric,
     tensorrt_support,
     typed_onnx,
 )
-from targets.lowering.export import EXPORT_OPSETS, SINGLE_FILE_BYTES
+from targets.lowering.export import EXPORT_OPSETS, SINGLE_FILE_BYTES, export_problems
 from targets.lowering.onnx_levels import TENSORRT_IR, tensorrt_for, tensorrt_reads
 from targets.lowering.typed_onnx import F16_SCALES_OPSET
 from targets.lowering.vendor import availability, version_of
@@ -67,12 +68,7 @@ def supports(program: Program, recipe: Recipe) -> list[Problem]:
     if recipe.precision != "f32" and program.weight_bytes > SINGLE_FILE_BYTES:
         what = "graphs of more than 1.9 GB are not rewritten, and so are f32 only"
         problems.append(Problem(what=what, where=recipe.precision))
-    if program.kind == "exported":
-        problems += [
-            Problem(what="the program comes from torch, and this is not installed", where=name)
-            for name in ("torch", "onnxscript")
-            if version_of(name) is None
-        ]
+    problems += export_problems(program)
     return problems
 
 
@@ -123,7 +119,7 @@ def _recipe_problems(recipe: Recipe) -> Iterator[Problem]:
     elif recipe.precision not in _PRECISIONS:
         yield Problem(what=f"known precisions are {_PRECISIONS}", where=recipe.precision)
     elif recipe.precision in _QUANTISED:
-        yield from onnx_symmetric.problems(recipe)
+        yield from nncf_int8.problems(recipe.quantisation or {}, onnx_symmetric.CHOICES)
         yield from (
             Problem(what="the package that quantises is not installed", where=name)
             for name in ("nncf",)
@@ -173,7 +169,7 @@ def _quantised(
         model = onnx_symmetric.to_fp8(model)
     elif generation_of(str(recipe.options["release"])) == 8:
         model = onnx_symmetric.weights_as_pairs(model)
-    count = onnx_symmetric.sample_count(chosen, calibration)
+    count = nncf_int8.sample_count(chosen, calibration)
     notes: tuple[str, ...] = (f"quantised with {count} samples",)
     if dropped:
         shown = ", ".join(dropped[:3])

@@ -17,6 +17,7 @@ from agent.sessions import load
 from agent.sessions.onnxruntime import import_runtime
 from agent.variant import RECORD_NAME
 from targets.interface import OpCost, Program, Recipe
+from targets.lowering import export
 from tests.toolchains.cases import CASES, VENDOR_WARNINGS, Case
 from tests.toolchains.variants import lower
 from tests.toolchains.zoo import ZOO
@@ -141,6 +142,19 @@ def test_a_precision_that_is_not_known_is_a_problem(case: Case) -> None:
     recipe = dataclasses.replace(case.recipe, precision="int4")
     problems = targets.toolchain(case.recipe.toolchain).supports(described(), recipe)
     assert "int4" in " ".join(f"{p.where} {p.what}" for p in problems)
+
+
+@pytest.mark.parametrize("name", ["onnxruntime-f32", "tensorrt-f32"])
+def test_a_program_from_torch_names_the_packages_that_write_onnx(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Both are installed where tests run, so their absence is acted.
+    monkeypatch.setattr(export, "version_of", lambda _: None)
+    recipe = next(case.recipe for case in CASES if case.name == name)
+    supports = targets.toolchain(recipe.toolchain).supports
+    problems = supports(described(kind="exported"), recipe)
+    assert [problem.where for problem in problems] == ["torch", "onnxscript"]
+    assert supports(described(kind="onnx", costs=()), recipe) == []
 
 
 OPENVINO = next(case.recipe for case in CASES if case.name == "openvino-f32")
