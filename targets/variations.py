@@ -103,14 +103,20 @@ def _nncf_settings(recipe: Recipe, program: Program) -> Iterator[Recipe]:
     """What NNCF's users reach for when its default loses too much, the usual cure first."""
     products = share(program, ("matmul", "recurrent"))
     if products > 0.5:
-        yield _quantised(recipe, "smooth50", smooth_quant=0.5)
-        yield _quantised(recipe, "smooth80", smooth_quant=0.8)
+        # Smoothing is for transformers alone, and so is keeping norms and scores in floats.
+        for percent in (50, 80):
+            yield _quantised(
+                recipe,
+                f"smooth{percent}",
+                model_type="transformer",
+                smooth_quant_percent=percent,
+            )
         if not is_transformer(program):
             yield _quantised(recipe, "transformer", model_type="transformer")
-    yield _quantised(recipe, "mixedsign", preset="mixed")
+    yield _quantised(recipe, "signed", preset="mixed")
+    yield _quantised(recipe, "histogram", ranges="histogram")
     if products < 0.9:
         yield _quantised(recipe, "biased", bias_correction="accurate")
-    yield _quantised(recipe, "percentile", ranges="percentile")
 
 
 def _static_settings(recipe: Recipe) -> Iterator[Recipe]:

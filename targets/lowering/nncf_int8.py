@@ -99,6 +99,7 @@ def quantise(
     device: str = "ANY",
     names: Collection[str],
     is_quantised: Callable[[Any], bool],
+    folded: bool = True,
 ) -> Any:
     """The model with what NNCF puts around its operators.
 
@@ -109,6 +110,7 @@ def quantise(
         device: NNCF's word for what will run it.
         names: of all of the model's operators.
         is_quantised: was anything quantised in this model?
+        folded: store weights as integers; else as floats behind a quantiser, which can be removed.
 
     Raises:
         ToolchainError: NNCF refuses, finds nothing to quantise, or knows no operator of a name in
@@ -135,7 +137,7 @@ def quantise(
             fast_bias_correction=_picked(chosen, "bias_correction") != "accurate",
             model_type=nncf.ModelType.TRANSFORMER if transformer else None,
             ignored_scope=ignored_scope(chosen, names),
-            advanced_parameters=_advanced(chosen),
+            advanced_parameters=_advanced(chosen, folded=folded),
         )
     if not is_quantised(found):
         raise ToolchainError(
@@ -192,7 +194,7 @@ def _picked(chosen: Mapping[str, Any], name: str) -> Any:
     return chosen.get(name, CHOICES[name][0])
 
 
-def _advanced(chosen: Mapping[str, Any]) -> Any:
+def _advanced(chosen: Mapping[str, Any], *, folded: bool) -> Any:
     import nncf
     from nncf.quantization.range_estimator import (
         RangeEstimatorParameters,
@@ -217,6 +219,7 @@ def _advanced(chosen: Mapping[str, Any]) -> Any:
         smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(
             convolution=alpha("smooth_quant_conv_percent"), matmul=alpha("smooth_quant_percent")
         ),
+        backend_params={} if folded else {"compress_weights": False},
     )
 
 

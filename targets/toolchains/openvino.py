@@ -8,7 +8,9 @@ All backends share one file; only the session's `device` differs.
 
 from __future__ import annotations
 
+import itertools
 import re
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,16 @@ from typing import Any
 from agent.errors import ToolchainError
 from agent.manifest import Runtime, Signature, TensorSpec
 from agent.sessions.openvino import without_telemetry
-from targets.interface import Availability, Calibration, Lowered, Problem, Program, Recipe
-from targets.lowering import nncf_int8
+from targets.interface import (
+    Availability,
+    Calibration,
+    Lowered,
+    Problem,
+    Program,
+    Recipe,
+    Sensitivity,
+)
+from targets.lowering import nncf_int8, nncf_sensitivity
 from targets.lowering.vendor import availability, vendor_errors, version_of
 
 NAME = "openvino"
@@ -27,6 +37,7 @@ FORMAT = "openvino"
 _BACKENDS = ("CPU", "GPU", "NPU")
 _PRECISIONS = ("f32", "bf16", "f16", "int8")
 _RECURRENT_OPSET = 20
+_RANKING_SAMPLES = 8  # each is run once for every group of operators
 _NUMBERED = re.compile(r"[A-Z][A-Za-z0-9]*_\d+")
 """A name that OpenVINO makes up: `MatMul_2704`."""
 
@@ -77,16 +88,7 @@ def lower(program: Program, recipe: Recipe, calibration: Calibration | None, out
     with without_telemetry():
         import openvino
 
-    with vendor_errors(
-        "OpenVINO cannot convert the program",
-        cause="An operator has no conversion rule.",
-        remedy="Rewrite it with common operators, or use another toolchain.",
-    ):
-        model = _convert(openvino, program, out)
-        _name(model, program)
-        _fix_shapes(openvino, model, program.signature)
-        _name_operators(model)
-    _check(model, program.signature)
+    model = _converted(openvino, program, out)
     notes = []
     if calibration and recipe.precision == "int8":
         model = _quantise(model, recipe, calibration)
@@ -106,6 +108,45 @@ def lower(program: Program, recipe: Recipe, calibration: Calibration | None, out
         placement={},
         notes=tuple(notes),
     )
+
+
+def sensitivities(
+    program: Program, recipe: Recipe, calibration: Calibration
+) -> tuple[Sensitivity, ...]:
+    """What quantising each group of operators costs, of those that can be left out together.
+
+    Raises:
+        ToolchainError: OpenVINO or NNCF refuses.
+    """
+    with without_telemetry():
+        import openvino
+
+    with tempfile.TemporaryDirectory() as scratch:
+        model = _converted(openvino, program, Path(scratch))
+        still = model.clone()
+        still.reshape(_opt_shapes(program.signature))
+        return nncf_sensitivity.sensitivities(
+            openvino.Core(),
+            model,
+            _quantise(model, recipe, calibration, folded=False),
+            list(itertools.islice(calibration, _RANKING_SAMPLES)),
+            nncf_sensitivity.multiply_accumulates(still),
+        )
+
+
+def _converted(openvino: Any, program: Program, out: Path) -> Any:
+    """OpenVINO's form of the program, with the signature's names and sizes."""
+    with vendor_errors(
+        "OpenVINO cannot convert the program",
+        cause="An operator has no conversion rule.",
+        remedy="Rewrite it with common operators, or use another toolchain.",
+    ):
+        model = _convert(openvino, program, out)
+        _name(model, program)
+        _fix_shapes(openvino, model, program.signature)
+        _name_operators(model)
+    _check(model, program.signature)
+    return model
 
 
 def _quantisation_problems(recipe: Recipe) -> Iterator[Problem]:
@@ -210,6 +251,15 @@ def _fix_shapes(openvino: Any, model: Any, signature: Signature) -> None:
     )
 
 
+def _opt_shapes(signature: Signature) -> dict[str, list[int]]:
+    return {
+        spec.name: [
+            entry if isinstance(entry, int) else signature.dims[entry][1] for entry in spec.shape
+        ]
+        for spec in signature.inputs
+    }
+
+
 def _check(model: Any, signature: Signature) -> None:
     for port, spec in [
         *((model.input(spec.name), spec) for spec in signature.inputs),
@@ -224,7 +274,7 @@ def _check(model: Any, signature: Signature) -> None:
             )
 
 
-def _quantise(model: Any, recipe: Recipe, calibration: Calibration) -> Any:
+def _quantise(model: Any, recipe: Recipe, calibration: Calibration, *, folded: bool = True) -> Any:
     return nncf_int8.quantise(
         model,
         recipe.quantisation or {},
@@ -234,4 +284,5 @@ def _quantise(model: Any, recipe: Recipe, calibration: Calibration) -> Any:
         is_quantised=lambda found: any(
             operator.get_type_name() == "FakeQuantize" for operator in found.get_ops()
         ),
+        folded=folded,
     )
