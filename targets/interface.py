@@ -18,8 +18,9 @@ from agent.manifest import Runtime, Signature
 from agent.tensors import Array
 from profiles import Profile
 
-PRECISIONS = ("f32", "f16", "bf16", "int8", "fp8", "fp4")
-"""The precisions a recipe may name: that of the bulk of the arithmetic."""
+PRECISIONS = ("f32", "f16", "bf16", "int8", "fp8", "fp4", "int4")
+"""The precisions a recipe may name: that of the bulk of the arithmetic, or of the weights where
+they are stored more narrowly. `int4` is for weights alone."""
 
 
 def plain_name(op: str) -> str:
@@ -89,7 +90,7 @@ class Recipe:
     tag: str | None = None
     """A word in the name, where a sibling has the same toolchain, engine and precision."""
     quantisation: Mapping[str, Any] | None = None
-    """{method, preset, samples, …}; null where no data is looked at. `samples` > 0 needs data."""
+    """{method, preset, samples, …}; null where nothing is quantised. `samples` > 0 needs data."""
     backend: str | None = None
     """The toolchain's word for what runs it: `CPU`, `GPU`, `NPU`, `xnnpack`, `vulkan`, `CUDA`."""
     engine: str = "cpu"

@@ -13,6 +13,7 @@ from agent.engine_plan import dla_in
 from agent.versions import version_key
 from profiles import Profile
 from targets.interface import Program, Recipe
+from targets.lowering.nncf_weights import GROUP_SIZE
 from targets.lowering.onnx_levels import (
     TENSORRT_IR,
     onnxruntime_reads,
@@ -40,6 +41,8 @@ def openvino(
     *,
     quantisation: Mapping[str, Any] | None = None,
     needs_isa: tuple[str, ...] = (),
+    tag: str | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Recipe:
     """One for OpenVINO.
 
@@ -49,11 +52,14 @@ def openvino(
         hint: what to compute in where nothing is quantised: `f32`, `f16`, `bf16`.
         quantisation: as `nncf` makes it.
         needs_isa: any one of these flags suffices.
+        tag: a word in the name.
+        options: what the runtime is told beside that.
     """
     return Recipe(
         toolchain="openvino",
         format="openvino",
         precision=precision,
+        tag=tag,
         quantisation=quantisation,
         backend=device,
         engine=device.lower(),
@@ -61,8 +67,53 @@ def openvino(
             "device": device,
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": hint,
+            **(options or {}),
         },
         needs_isa=needs_isa,
+    )
+
+
+def openvino_weights(
+    mode: str,
+    hint: str,
+    *,
+    group_size: int = GROUP_SIZE,
+    ratio_percent: int = 100,
+    all_layers: bool = False,
+    dynamic_group: int = 0,
+) -> Recipe:
+    """Weights alone in 8 or 4 bits, for OpenVINO on a CPU; it needs no data.
+
+    No target plans it: it makes the file smaller, and is for projects with a limit on size or
+    memory.
+
+    Args:
+        mode: `int8_asym`, `int8_sym`, `int4_sym`, `int4_asym`.
+        hint: what to compute in: `f32`, `f16`, `bf16`.
+        group_size: of 4 bits: how many weights share a scale; -1: all of a channel.
+        ratio_percent: of 4 bits: how many of the products' weights get them, 1 to 100.
+        all_layers: of 4 bits: embeddings and the last product get them too.
+        dynamic_group: activations before such products become int8 as they come, in groups of so
+            many, which is faster on CPUs with VNNI and makes answers depend on the CPU. OpenVINO's
+            own default is 32; 0 leaves them in floating point.
+    """
+    precision, _, _ = mode.partition("_")
+    four_bits = {
+        "group_size": group_size,
+        "ratio_percent": ratio_percent,
+        "all_layers": all_layers,
+    }
+    return openvino(
+        "CPU",
+        precision,
+        hint,
+        tag="weights",
+        quantisation={
+            "method": "weights",
+            "mode": mode,
+            **(four_bits if precision == "int4" else {}),
+        },
+        options={"DYNAMIC_QUANTIZATION_GROUP_SIZE": dynamic_group},
     )
 
 

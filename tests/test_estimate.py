@@ -255,6 +255,16 @@ PRECISIONS = {
     "int8": ("int8", {}, {"method": "static"}, "conv", 32000),
     "on the fly only products are int8": ("int8", {}, {"method": "dynamic"}, "matmul", 32000),
     "and convolutions are not": ("int8", {}, {"method": "dynamic"}, "conv", 8000),
+    "weights alone are int8": (
+        "int8", {"INFERENCE_PRECISION_HINT": "f16"}, {"method": "weights"}, "matmul", 16000,
+    ),
+    "weights alone are int4": ("int4", {}, {"method": "weights"}, "matmul", 8000),
+    "and activations as they come": (
+        "int4", {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 32}, {"method": "weights"}, "matmul", 32000,
+    ),
+    "but not before a convolution": (
+        "int4", {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 32}, {"method": "weights"}, "conv", 8000,
+    ),
 }  # fmt: skip
 
 

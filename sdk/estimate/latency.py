@@ -24,6 +24,7 @@ ELEMENT_BYTES = {
     "int8": 1.0,
     "fp8": 1.0,
     "fp4": 0.5,
+    "int4": 0.5,
 }
 """How much memory traffic one number makes, by precision."""
 _FLOATING = frozenset({
@@ -82,19 +83,31 @@ def op_class(cost: OpCost) -> OpClass:
     return "depthwise" if cost.depthwise else cost.kind
 
 
+def computed_in(recipe: Recipe) -> str:
+    """What the tensors between operators are in: narrow weights alone do not make them narrow."""
+    if (recipe.quantisation or {}).get("method") != "weights":
+        return recipe.precision
+    hint = str(recipe.options.get("INFERENCE_PRECISION_HINT"))
+    return hint if hint in ELEMENT_BYTES else "f32"
+
+
 def _precision(recipe: Recipe, engine: Engine, cost: OpCost) -> str:
     """What one operator is computed in.
 
-    Weights may be stored in f16 and computed in f32. Quantised on the fly, only products are
-    quantised; quantised before, norms and attention's scores are not. And f32 on a GPU that has
-    TF32 is TF32, unless the recipe tells TensorRT or CUDA not to.
+    Weights may be stored in f16 and computed in f32. Where weights alone are quantised, products
+    are int8 only if the runtime quantises activations as they come. Quantised on the fly, only
+    products are quantised; quantised before, norms and attention's scores are not. And f32 on a GPU
+    that has TF32 is TF32, unless the recipe tells TensorRT or CUDA not to.
     """
     precision = recipe.precision
     quantisation = recipe.quantisation or {}
     hint = str(recipe.options.get("INFERENCE_PRECISION_HINT"))
     rest = str(quantisation.get("rest", hint))
+    dynamic = bool(recipe.options.get("DYNAMIC_QUANTIZATION_GROUP_SIZE"))
     if precision == "f16" and hint in ELEMENT_BYTES:
         precision = hint
+    elif quantisation.get("method") == "weights":
+        precision = "int8" if dynamic and cost.kind == "matmul" else computed_in(recipe)
     elif quantisation.get("method") == "dynamic" and cost.kind not in ("matmul", "recurrent"):
         precision = "f32"
     elif quantisation and rest in ELEMENT_BYTES and plain_name(cost.op) in _FLOATING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from profiles import Profile
 from sdk.estimate.constants import DEFAULT, Constants
 from sdk.estimate.interval import Interval
-from sdk.estimate.latency import ELEMENT_BYTES
+from sdk.estimate.latency import ELEMENT_BYTES, computed_in
 from targets.interface import Program, Recipe
 
 
@@ -18,13 +18,14 @@ def peak_memory_bytes(
     run, and nothing else: of an embedding's table only a few rows are. `high` counts on the dims'
     `max` where they vary.
     """
-    scale = _scale(recipe)
+    scale = _scale(recipe.precision)
     weights = program.weight_bytes * scale
     native = profile.platform in ("android", "ios")
     runtimes = constants.native_runtime_bytes if native else constants.runtime_bytes
     runtime = runtimes.get(recipe.toolchain, runtimes["*"]).value
     value = runtime + constants.weight_copies.value * weights + _activations(program, recipe)
-    at_max = max(program.activation_bytes_at_max - program.activation_bytes, 0) * scale
+    grown = max(program.activation_bytes_at_max - program.activation_bytes, 0)
+    at_max = grown * _scale(computed_in(recipe))
     read = min(program.weight_bytes, sum(c.weight_bytes for c in program.costs if not c.fused))
     low = max(1.0, _LEAST_SHARE * read * scale)
     high = (value + at_max) * constants.memory_spread.value
@@ -36,7 +37,7 @@ def file_bytes(program: Program, recipe: Recipe, constants: Constants = DEFAULT)
 
     `low` is half the weights: some may be folded away or stored more narrowly than the recipe says.
     """
-    weights = program.weight_bytes * _scale(recipe)
+    weights = program.weight_bytes * _scale(recipe.precision)
     graph = constants.file_bytes_per_operator.value * len(program.costs)
     # Quantised models keep what is sensitive in floating point, at worst all of it.
     high = max(weights, program.weight_bytes) * 1.1 + 4 * graph
@@ -49,9 +50,9 @@ _LEAST_SHARE = 0.5
 def _activations(program: Program, recipe: Recipe) -> float:
     """What is alive at one time; where liveness is not known, the operator that touches most."""
     most = program.activation_bytes or max((cost.bytes for cost in program.costs), default=0)
-    return most * _scale(recipe)
+    return most * _scale(computed_in(recipe))
 
 
-def _scale(recipe: Recipe) -> float:
-    """Bytes of the recipe's precision for each byte of f32."""
-    return ELEMENT_BYTES[recipe.precision] / ELEMENT_BYTES["f32"]
+def _scale(precision: str) -> float:
+    """Bytes of the precision for each byte of f32."""
+    return ELEMENT_BYTES[precision] / ELEMENT_BYTES["f32"]

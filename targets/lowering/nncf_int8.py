@@ -73,7 +73,7 @@ def problems(
         yield from _smoothing_problems(name, chosen)
     yield from ignored_problems(chosen)
     samples = chosen.get("samples", SAMPLES)
-    if not _is_whole(samples) or samples < 1:
+    if not is_whole(samples) or samples < 1:
         yield Problem(what="it takes a whole number from 1 on", where=f"samples {samples!r}")
 
 
@@ -173,21 +173,22 @@ def ignored_scope(chosen: Mapping[str, Any], names: Collection[str]) -> Any:
     return nncf.IgnoredScope(names=ignored)
 
 
+def is_whole(value: Any) -> bool:
+    """An integer, which a boolean is not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _smoothing_problems(name: str, chosen: Mapping[str, Any]) -> Iterator[Problem]:
     if name not in chosen:
         return
     value = chosen[name]
-    if value != "off" and not (_is_whole(value) and 0 <= value <= 100):
+    if value != "off" and not (is_whole(value) and 0 <= value <= 100):
         yield Problem(
             what="it takes a whole number from 0 to 100, or off", where=f"{name} {value!r}"
         )
     elif value != "off" and chosen.get("model_type") != "transformer":
         what = "NNCF smooths models of the type transformer only"
         yield Problem(what=what, where=f"{name} {value!r}")
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _picked(chosen: Mapping[str, Any], name: str) -> Any:

@@ -2,8 +2,9 @@
 
 Precision `f32` stores the weights as they are. The others store what is left in floats as f16, the
 vendor's default: half the size, and more mantissa than bf16 has. What the arithmetic uses is an
-option of the session (`INFERENCE_PRECISION_HINT`); `int8` is NNCF's post-training quantisation.
-All backends share one file; only the session's `device` differs.
+option of the session (`INFERENCE_PRECISION_HINT`); `int8` is NNCF's post-training quantisation, and
+with the method `weights`, as `int4` is, its compression of weights alone: there OpenVINO keeps what
+is left in floats as it is. All backends share one file; only the session's `device` differs.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from targets.interface import (
     Recipe,
     Sensitivity,
 )
-from targets.lowering import nncf_int8, nncf_sensitivity
+from targets.lowering import nncf_int8, nncf_sensitivity, nncf_weights
 from targets.lowering.vendor import availability, vendor_errors, version_of
 
 NAME = "openvino"
@@ -35,7 +36,7 @@ EXTRA = "intel"
 FORMAT = "openvino"
 
 _BACKENDS = ("CPU", "GPU", "NPU")
-_PRECISIONS = ("f32", "bf16", "f16", "int8")
+_PRECISIONS = ("f32", "bf16", "f16", "int8", "int4")
 _RECURRENT_OPSET = 20
 _RANKING_SAMPLES = 8  # each is run once for every group of operators
 _NUMBERED = re.compile(r"[A-Z][A-Za-z0-9]*_\d+")
@@ -67,7 +68,7 @@ def supports(program: Program, recipe: Recipe) -> list[Problem]:
         problems += [Problem(what="the NPU takes fixed shapes only", where=dim) for dim in dynamic]
     if recipe.opset is not None:
         problems.append(Problem(what="an IR has no ONNX opset", where=f"opset {recipe.opset}"))
-    problems += _quantisation_problems(recipe)
+    problems += _quantisation_problems(program, recipe)
     if program.kind == "exported" and version_of("torch") is None:
         problems.append(Problem(what="it comes from torch, which is not installed", where="torch"))
     return problems
@@ -79,7 +80,7 @@ def lower(program: Program, recipe: Recipe, calibration: Calibration | None, out
     Raises:
         ToolchainError: OpenVINO or NNCF refuses, or int8 has no calibration data.
     """
-    if recipe.precision == "int8" and not calibration:
+    if recipe.precision == "int8" and not _compresses(recipe) and not calibration:
         raise ToolchainError(
             "int8 by NNCF needs calibration data, and there is none.",
             cause="The project has no [data] samples, or its calibration split is empty.",
@@ -89,8 +90,12 @@ def lower(program: Program, recipe: Recipe, calibration: Calibration | None, out
         import openvino
 
     model = _converted(openvino, program, out)
-    notes = []
-    if calibration and recipe.precision == "int8":
+    notes: list[str] = []
+    if _compresses(recipe):
+        names = _operator_names(model)
+        model, found = nncf_weights.compress(model, recipe.quantisation or {}, names=names)
+        notes += found
+    elif calibration and recipe.precision == "int8":
         model = _quantise(model, recipe, calibration)
         count = nncf_int8.sample_count(recipe.quantisation or {}, calibration)
         notes.append(f"quantised with {count} samples")
@@ -149,12 +154,22 @@ def _converted(openvino: Any, program: Program, out: Path) -> Any:
     return model
 
 
-def _quantisation_problems(recipe: Recipe) -> Iterator[Problem]:
-    if recipe.precision != "int8":
-        if recipe.quantisation is not None:
-            yield Problem(what=f"{recipe.precision} is not quantised", where="quantisation")
-        return
-    yield from nncf_int8.problems(recipe.quantisation or {})
+def _quantisation_problems(program: Program, recipe: Recipe) -> Iterator[Problem]:
+    chosen = recipe.quantisation or {}
+    if _compresses(recipe):
+        yield from nncf_weights.problems(program, recipe.precision, chosen)
+    elif recipe.precision == "int8":
+        yield from nncf_int8.problems(chosen)
+    elif recipe.precision == "int4":
+        yield Problem(what="only weights go to 4 bits: method 'weights'", where="int4")
+    elif recipe.quantisation is not None:
+        yield Problem(what=f"{recipe.precision} is not quantised", where="quantisation")
+
+
+def _compresses(recipe: Recipe) -> bool:
+    """Are weights alone quantised?"""
+    narrow = recipe.precision in ("int8", "int4")
+    return narrow and (recipe.quantisation or {}).get("method") == "weights"
 
 
 def _convert(openvino: Any, program: Program, out: Path) -> Any:
@@ -280,9 +295,13 @@ def _quantise(model: Any, recipe: Recipe, calibration: Calibration, *, folded: b
         recipe.quantisation or {},
         calibration,
         device=recipe.backend or "CPU",
-        names=[operator.get_friendly_name() for operator in model.get_ops()],
+        names=_operator_names(model),
         is_quantised=lambda found: any(
             operator.get_type_name() == "FakeQuantize" for operator in found.get_ops()
         ),
         folded=folded,
     )
+
+
+def _operator_names(model: Any) -> list[str]:
+    return [operator.get_friendly_name() for operator in model.get_ops()]

@@ -280,6 +280,27 @@ def _encoder() -> Any:
     return Encoder()
 
 
+def text_classifier(width: int) -> Any:
+    """Ids through three attention blocks to 16 classes, in any width."""
+    import torch
+    from torch import nn
+
+    class Classifier(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words = nn.Embedding(200, width)
+            self.blocks = nn.ModuleList(_attention_block(width) for _ in range(3))
+            self.head = nn.Linear(width, 16)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            x = self.words(ids)
+            for block in self.blocks:
+                x = block(x)
+            return self.head(x.mean(1))
+
+    return Classifier()
+
+
 def _recurrent(kind: str) -> Any:
     import torch
     from torch import nn
