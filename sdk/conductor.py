@@ -22,7 +22,7 @@ from sdk.estimate import estimate
 from sdk.events import Event, OnEvent
 from sdk.folders import cache_folder
 from sdk.limits import DEFAULT_ACCURACY_DROP, with_default
-from sdk.objective import Objective
+from sdk.objective import Objective, must_be_small
 from sdk.output import Output, write_output
 from sdk.plan import Assignment, Candidate, Planned, plan
 from sdk.project import Project, profile_folders
@@ -84,7 +84,7 @@ def build(project_path: Path, options: Options, on_event: OnEvent) -> Summary:
     with Output.locked(options.out, project.model.name) as output, _stopping(workers):
         runner = Runner(project, cache, workers, device, fresh=options.fresh, on_event=on_event)
         captured = capture(runner)
-        planned = [_planned(project, item, captured, runner) for item in assignments]
+        planned = [_planned(project, item, captured, runner, options) for item in assignments]
         if clock is None:
             built = _lower_all(planned, captured, runner, options)
             selections = [
@@ -119,7 +119,12 @@ def dry_run(project_path: Path, options: Options) -> list[Planned]:
         for entry in plan(
             project.model.name,
             target(item.target),
-            Request(profile=item.profile, program=None, has_data=has_data),
+            Request(
+                profile=item.profile,
+                program=None,
+                has_data=has_data,
+                must_be_small=must_be_small(options.objective, item.limits),
+            ),
             {name: toolchain(name) for name in toolchain_names()},
             available,
         )
@@ -194,12 +199,13 @@ def _owner(profile: str, targets: Sequence[str]) -> str:
 
 
 def _planned(
-    project: Project, item: Assignment, captured: Captured, runner: Runner
+    project: Project, item: Assignment, captured: Captured, runner: Runner, options: Options
 ) -> tuple[Planned, ...]:
     request = Request(
         profile=item.profile,
         program=captured.program,
         has_data=bool(captured.samples.get("calibration")),
+        must_be_small=must_be_small(options.objective, item.limits),
     )
     toolchains = {name: toolchain(name) for name in toolchain_names()}
     planned = plan(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from typing import Literal, get_args
 
 Objective = Literal["latency", "throughput", "memory", "size", "balanced"]
@@ -20,6 +21,14 @@ class Figures:
     """The increment over the loaded runtime."""
     size_bytes: int | None
     """All files together."""
+
+
+_SMALLNESS = ("size_mib", "peak_memory_mib", "size_reduction", "memory_reduction")
+
+
+def must_be_small(objective: Objective, limits: Iterable[str]) -> bool:
+    """Whether recipes that only make files smaller are worth trying."""
+    return objective in ("memory", "size", "balanced") or any(n in _SMALLNESS for n in limits)
 
 
 def is_speed(objective: Objective) -> bool:

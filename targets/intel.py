@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from targets.interface import Program, Recipe, Request
-from targets.recipes import executorch_cpu, nncf, onnxruntime_cpu, openvino
+from targets.recipes import executorch_cpu, nncf, onnxruntime_cpu, openvino, openvino_small
 
 NAME = "intel"
 TITLE = "Intel CPUs, integrated GPUs and NPUs, by OpenVINO, ONNX Runtime and ExecuTorch"
@@ -24,6 +24,8 @@ F16 = ("avx512_fp16", "amx_fp16")
 def recipes(request: Request) -> Iterator[Recipe]:
     """What is worth trying; the first is the f32 lowering that the others are held against."""
     yield from _openvino_cpu(request.program, set(request.profile.isa))
+    if request.must_be_small:
+        yield from openvino_small("f32")
     yield from onnxruntime_cpu(request.program, request.profile)
     yield from executorch_cpu()
     for engine in ("gpu", "npu"):

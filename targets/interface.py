@@ -128,6 +128,8 @@ class Request:
     """None while nothing has been captured yet (`--dry-run`)."""
     has_data: bool
     """Real samples are at hand, so calibration is possible."""
+    must_be_small: bool = False
+    """Size or memory is limited, or is what is to be least."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

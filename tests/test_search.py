@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.errors import UsageError
-from sdk.objective import OBJECTIVES, Figures, Objective, cost
+from sdk.objective import OBJECTIVES, Figures, Objective, cost, must_be_small
 from sdk.plan import Candidate
 from sdk.search.clock import Clock, seconds, spoken
 from sdk.search.moves import in_order, next_kept, next_moves, to_rank
@@ -220,6 +220,23 @@ OBJECTIVE_CASES: dict[str, tuple[Objective, Figures, Figures]] = {
     "known before unknown": ("memory", Figures(latency=1, memory_bytes=99, size_bytes=1),
                              Figures(latency=1, memory_bytes=None, size_bytes=1)),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("objective", "limits", "small"),
+    [
+        ("latency", {"accuracy_drop": 0.01}, False),
+        ("latency", {"peak_memory_mib": 100}, True),
+        ("latency", {"size_reduction": 0.5}, True),
+        ("throughput", {}, False),
+        ("size", {}, True),
+        ("balanced", {}, True),
+    ],
+)
+def test_smallness_counts_where_it_is_limited_or_wanted(
+    objective: Objective, limits: dict[str, float], small: bool
+) -> None:
+    assert must_be_small(objective, limits) == small
 
 
 @pytest.mark.parametrize("name", OBJECTIVE_CASES)

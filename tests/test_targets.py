@@ -249,6 +249,19 @@ def test_fp8_is_refused_with_the_reason_where_the_gpu_has_none(
     assert "tensorrt-gpu-f16" not in reasons
 
 
+@pytest.mark.parametrize("name", ["intel", "linux-arm"])
+def test_narrow_weights_are_tried_only_where_size_or_memory_counts(name: str) -> None:
+    profile = find(target(name).DEFAULT_PROFILE, ())
+    plain = Request(profile=profile, program=TRANSFORMER, has_data=False)
+    small = dataclasses.replace(plain, must_be_small=True)
+    methods = [
+        {(r.quantisation or {}).get("method") for r in target(name).recipes(request)}
+        for request in (plain, small)
+    ]
+    assert "weights" not in methods[0]
+    assert "weights" in methods[1]
+
+
 @pytest.mark.parametrize("name", target_names())
 @pytest.mark.parametrize("program", [None, CNN, TRANSFORMER, GRU], ids=lambda p: p and "program")
 def test_recipes_are_distinct_and_resolved_and_begin_with_f32(

@@ -23,6 +23,7 @@ from sdk.report.figures import (
     rough,
     weight,
 )
+from sdk.search.clock import spoken
 from sdk.summary import CandidateSummary, ProfileSummary, Summary
 
 
@@ -68,7 +69,7 @@ def account(result: ProfileSummary) -> tuple[str, ...]:
     chosen = chosen_of(result)
     if chosen is None:
         return _why_nothing(result)
-    sentences = [_speed(chosen, result), _exactness(chosen), _weight(chosen)]
+    sentences = [_speed(chosen, result), _exactness(chosen), _weight(chosen), _search(result)]
     return tuple(sentence for sentence in sentences if sentence)
 
 
@@ -128,6 +129,20 @@ def _weight(chosen: CandidateSummary) -> str:
         parts.append(f"its process peaks at {weight(chosen.peak_memory_bytes)} of memory")
     text = ", ".join(parts)
     return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
+def _search(result: ProfileSummary) -> str:
+    found = result.search
+    if found is None:
+        return ""
+    tried = sum(len(heat.tried) for heat in found.heats) - found.untried
+    told = (
+        f"A search of {spoken(found.spent_s)} tried {tried} candidates in {len(found.heats)} heats"
+    )
+    if found.ended:
+        return f"{told}; nothing was left to try."
+    left = f", {found.untried} of them never begun" if found.untried else ""
+    return f"{told}; the budget of {spoken(found.budget_s)} ended before all was tried{left}."
 
 
 def _why_nothing(result: ProfileSummary) -> tuple[str, ...]:
