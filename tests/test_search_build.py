@@ -1,0 +1,103 @@
+"""The search on real toolchains: bounded, resumed, and never over the limit."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from sdk import api
+from sdk.events import Event
+from tests.test_build import FAST, SDK, onnx_project, sdk
+
+pytestmark = [pytest.mark.toolchain, pytest.mark.long]
+
+
+def test_a_budget_too_short_for_all_still_judges_the_baseline(tmp_path: Path) -> None:
+    project = onnx_project(tmp_path / "project")
+    summary = api.build(
+        project, targets=["intel"], profiles=["host"], out=tmp_path / "out", budget_s=1.0
+    )
+    (result,) = summary.results
+    assert result.verdict == "met"
+    chosen = next(c for c in result.candidates if c.role == "chosen")
+    assert chosen.precision == "f32"
+    untried = [c for c in result.candidates if c.status == "planned"]
+    assert untried
+    assert all("the budget ended" in c.reason for c in untried)
+    assert result.search is not None
+    assert result.search.untried == len(untried)
+    assert not result.search.ended
+
+
+def test_a_limit_that_nothing_meets_is_unmet_however_long_the_search(tmp_path: Path) -> None:
+    project = onnx_project(tmp_path / "project")
+    summary = api.build(
+        project,
+        targets=["intel"],
+        profiles=["host"],
+        out=tmp_path / "out",
+        limits={"latency_p50_ms": 1e-6},
+        prune=False,
+        budget_s=60.0,
+    )
+    (result,) = summary.results
+    assert (result.verdict, result.selected) == ("unmet", None)
+
+
+def test_a_search_that_was_killed_goes_on_and_measures_nothing_twice(tmp_path: Path) -> None:
+    project = onnx_project(tmp_path / "project")
+    arguments = ["build", str(project), *FAST, "--out", str(tmp_path / "out"), "--budget", "20m"]
+    log = tmp_path / "log.txt"
+    with log.open("wb") as stream:
+        process = subprocess.Popen([*SDK, *arguments], stdout=stream, stderr=stream)
+        deadline = time.monotonic() + 300
+        while "heat 1: " not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        time.sleep(1.0)
+        process.send_signal(signal.SIGKILL)
+        process.wait(30)
+    first = log.read_text()
+    again = sdk(*arguments)
+    assert again.returncode == 0, again.stderr
+    done = set(re.findall(r"\] (\S+) \(\d", first))
+    begun = set(re.findall(r"lowering (\S+) \.\.\.", again.stderr))
+    assert done
+    assert not done & begun
+    assert "cached: measuring" in again.stderr
+    third = sdk(*arguments)
+    assert "measuring" not in re.sub(r"cached: measuring", "", third.stderr)
+    assert "lowering" not in third.stderr
+
+
+def test_a_search_for_another_device_mends_and_ranks_and_proves_nothing(tmp_path: Path) -> None:
+    project = onnx_project(tmp_path / "project")
+    told: list[Event] = []
+    summary = api.build(
+        project,
+        targets=["linux-arm"],
+        out=tmp_path / "out",
+        budget_s=120.0,
+        on_event=told.append,
+    )
+    (result,) = summary.results
+    assert result.verdict == "unproven"
+    assert result.selected_by == "estimate"
+    assert not any("measuring" in event.message for event in told)
+
+
+def test_wrong_words_are_refused_before_anything_begins(tmp_path: Path) -> None:
+    for arguments, telling in {
+        ("--budget", "soon"): "--budget should be a time",
+        ("--objective", "beauty"): "There is no objective 'beauty'",
+        ("--speed", "--accuracy"): "--speed and --accuracy are both given",
+    }.items():
+        found = sdk("build", str(tmp_path), *arguments)
+        assert found.returncode == 2
+        assert telling in found.stderr
