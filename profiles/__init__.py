@@ -107,6 +107,11 @@ class Profile:
     """Which file it was read from: `package`, or a path."""
 
     @property
+    def is_host(self) -> bool:
+        """It was detected on the machine that builds."""
+        return self.name == f"{self.target}-host"
+
+    @property
     def isa_class(self) -> IsaClass | None:
         """The class that decides int8 answers; None where `isa` leaves it open.
 

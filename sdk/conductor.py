@@ -124,6 +124,7 @@ def dry_run(project_path: Path, options: Options) -> list[Planned]:
                 program=None,
                 has_data=has_data,
                 must_be_small=must_be_small(options.objective, item.limits),
+                searches=options.budget_s is not None,
             ),
             {name: toolchain(name) for name in toolchain_names()},
             available,
@@ -206,6 +207,7 @@ def _planned(
         program=captured.program,
         has_data=bool(captured.samples.get("calibration")),
         must_be_small=must_be_small(options.objective, item.limits),
+        searches=options.budget_s is not None,
     )
     toolchains = {name: toolchain(name) for name in toolchain_names()}
     planned = plan(

@@ -9,7 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from targets.interface import Program, Recipe, Request
-from targets.recipes import executorch_cpu, nncf, onnxruntime_cpu, openvino, openvino_small
+from targets.recipes import (
+    aotinductor_cpu,
+    executorch_cpu,
+    nncf,
+    onnxruntime_cpu,
+    openvino,
+    openvino_small,
+)
 
 NAME = "intel"
 TITLE = "Intel CPUs, integrated GPUs and NPUs, by OpenVINO, ONNX Runtime and ExecuTorch"
@@ -28,6 +35,8 @@ def recipes(request: Request) -> Iterator[Recipe]:
         yield from openvino_small("f32")
     yield from onnxruntime_cpu(request.program, request.profile)
     yield from executorch_cpu()
+    if request.searches and request.profile.is_host:  # machine code for the CPU that compiles it
+        yield from aotinductor_cpu()
     for engine in ("gpu", "npu"):
         if engine in request.profile.engines:
             yield openvino(engine.upper(), "f16", "f16")

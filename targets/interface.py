@@ -130,6 +130,8 @@ class Request:
     """Real samples are at hand, so calibration is possible."""
     must_be_small: bool = False
     """Size or memory is limited, or is what is to be least."""
+    searches: bool = False
+    """There is a budget to search within: what seldom wins and compiles slowly is welcome."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -336,6 +336,16 @@ def aotinductor_cuda() -> Iterator[Recipe]:
         )
 
 
+def aotinductor_cpu() -> Iterator[Recipe]:
+    """Torch's own compiler, for a build machine that is the device; it takes half a minute."""
+    yield Recipe(
+        toolchain="aotinductor",
+        format="aotinductor",
+        precision="f32",
+        backend="CPU",
+    )
+
+
 def is_transformer(program: Program) -> bool:
     """Attention and layer norms, and most of the arithmetic in matrix products."""
     found = {cost.op.removeprefix("aten.").split(".")[0].lower() for cost in program.costs}

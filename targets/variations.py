@@ -34,6 +34,7 @@ def tunings(recipe: Recipe, profile: Profile) -> Iterator[Tuning]:
         "openvino": _openvino_tunings,
         "onnxruntime": _onnxruntime_tunings,
         "executorch": _executorch_tunings,
+        "aotinductor": _aotinductor_tunings,
     }.get(recipe.toolchain)
     if make is not None:
         for tag, options, exact in make(recipe, profile):
@@ -92,6 +93,11 @@ def _executorch_tunings(recipe: Recipe, profile: Profile) -> Iterator[_Choice]:
     if recipe.backend == "xnnpack":
         for count in _threads(profile):
             yield f"t{count}", {"threads": count}, True
+
+
+def _aotinductor_tunings(_: Recipe, profile: Profile) -> Iterator[_Choice]:
+    for count in _threads(profile):
+        yield f"t{count}", {"threads": count}, True
 
 
 def _with_options(recipe: Recipe, tag: str, options: Mapping[str, Any]) -> Recipe:

@@ -30,6 +30,9 @@ _PRECISIONS = ("f32", "f16", "bf16")
 _BACKENDS = ("CPU", "CUDA")
 _RECURRENT = "recurrent cells stay in f32"
 """The states that they begin with were exported as f32: casting the weights leaves those alone."""
+_CPU_SETTINGS = {"freezing": True}
+"""Weights as constants, laid out at compile time for oneDNN's kernels: without it a small ViT took
+2.8 times as long, a keyword net 1.4 times (2-core x86 with AVX-512)."""
 _DRIVER = Path("/proc/driver/nvidia/version")
 _COMPILERS = ("g++", "clang++")
 
@@ -100,7 +103,9 @@ def lower(program: Program, recipe: Recipe, calibration: Calibration | None, out
         if recipe.backend == "CUDA":
             exported = torch.export.passes.move_to_device_pass(exported, "cuda")
         torch._inductor.aoti_compile_and_package(  # noqa: SLF001  its documented home
-            exported, package_path=str(out / _FILE)
+            exported,
+            package_path=str(out / _FILE),
+            inductor_configs=_CPU_SETTINGS if recipe.backend == "CPU" else None,
         )
     release = str(version_of("torch")).partition("+")[0]
     return Lowered(
