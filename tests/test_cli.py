@@ -128,6 +128,17 @@ def test_a_bug_keeps_its_traceback_in_a_file_and_has_code_1(
     kept.unlink()
 
 
+def test_ctrl_c_has_code_130_and_says_that_the_next_run_resumes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("targets.target_names", interrupted)
+    assert run(["targets"]) == 130
+    assert "interrupted; the next run resumes" in capsys.readouterr().err
+
+
 def test_dry_run_prints_the_candidates_and_builds_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
