@@ -86,6 +86,8 @@ class Cache:
         seal = hashlib.sha256(canonical(record)).hexdigest()
         write_atomic(folder / _RECORD, canonical({"record": record, "sha256": seal}))
         place = self._folder(key)
+        # A spoilt entry would be kept: a capture is not looked up where what it read is forgotten.
+        self.find(key)
         move_folder(folder, place)
         for name, digest in record["files"].items():
             self._digests.learn(place / name, digest)

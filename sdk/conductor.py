@@ -145,7 +145,7 @@ def assign(project: Project, options: Options, cache: Path) -> tuple[Assignment,
             cause="Neither --target nor [build] targets says what to build for.",
             remedy="Name one: sdk build --target intel",
         )
-    asked = _profiles_by_target(names, options.profiles)
+    asked = _profiles_by_target(names, options.profiles, project.root)
     assignments = []
     for name in dict.fromkeys(names):
         default = (target(name).DEFAULT_PROFILE,)
@@ -169,12 +169,14 @@ def find_profile(target_name: str, name: str, root: Path, cache: Path) -> Profil
     return find(name, profile_folders(root))
 
 
-def _profiles_by_target(targets: Sequence[str], asked: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def _profiles_by_target(
+    targets: Sequence[str], asked: Sequence[str], root: Path
+) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     for entry in asked:
         target_name, separator, profile = entry.rpartition("=")
         if not separator:
-            target_name = _owner(profile, targets)
+            target_name = _owner(profile, targets, root)
         elif target_name not in targets:
             raise UsageError(
                 f"--profile {entry}: {target_name!r} is not among the targets of this build "
@@ -186,8 +188,12 @@ def _profiles_by_target(targets: Sequence[str], asked: Sequence[str]) -> dict[st
     return found
 
 
-def _owner(profile: str, targets: Sequence[str]) -> str:
-    """Which target a bare profile name belongs to."""
+def _owner(profile: str, targets: Sequence[str], root: Path) -> str:
+    """Which of the build's targets a bare profile name belongs to.
+
+    Raises:
+        UsageError: none of them; or there is no profile of this name.
+    """
     for name in targets:
         if profile == f"{name}-host":
             return name
@@ -195,8 +201,15 @@ def _owner(profile: str, targets: Sequence[str]) -> str:
         arch = fingerprint().identity["arch"]
         hosts = [name for name in targets if arch == target(name).HOST_ARCH]
         return hosts[0] if hosts else targets[0]
-    found = find(profile, profile_folders(Path()))
-    return found.target
+    owner = find(profile, profile_folders(root)).target
+    if owner not in targets:
+        raise UsageError(
+            f"--profile {profile} belongs to {owner!r}, which is not among the targets of this "
+            f"build ({', '.join(targets)}).",
+            cause="A profile serves one target.",
+            remedy=f"Add --target {owner}, or name a profile of these: sdk profiles list",
+        )
+    return owner
 
 
 def _planned(

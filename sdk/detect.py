@@ -24,6 +24,7 @@ from agent.identity import fingerprint
 from agent.manifest import Fingerprint
 from profiles import Engine, Figure, PowerMode, Profile, Stack
 from targets import target as find_target
+from targets import target_names
 
 _READ = "read from this machine"
 _BUFFER_BYTES = 256 << 20  # beyond the last-level cache of any CPU here
@@ -53,6 +54,23 @@ class _Rates:
     date: str
     bandwidth_gb_s: float
     f32_gflop_s: float
+
+
+def host_target() -> str:
+    """The target whose devices are machines like this one, such as `intel` for any x86-64.
+
+    Raises:
+        UsageError: there is none.
+    """
+    arch = fingerprint().identity["arch"]
+    for name in target_names():
+        if arch == find_target(name).HOST_ARCH:
+            return name
+    raise UsageError(
+        f"This machine is {arch}, and no target has such devices.",
+        cause="The profile `host` stands for the machine that the command runs on.",
+        remedy="Name a profile of the device instead: sdk profiles list",
+    )
 
 
 def detect(

@@ -21,7 +21,7 @@ class GoldenCheck:
     samples: int
     agreements: tuple[Agreement, ...]
     floors: tuple[Floor, ...]
-    max_abs: float
+    max_abs: float | None
 
 
 def check_golden(variant: Path, golden: Path) -> GoldenCheck:

@@ -8,6 +8,7 @@ else runs.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,8 @@ class Evaluation:
     """What running a variant beside the original's recorded answers gave."""
 
     golden: tuple[Agreement, ...]
-    max_abs: float
-    """The largest difference of any output element on the golden data."""
+    max_abs: float | None
+    """The largest difference of any output element on the golden data; None if not finite."""
     sqnr_db: float | None
     """Pooled over the final split, of the worst output; None without samples or float outputs."""
     scores: dict[str, tuple[float, ...]] | None
@@ -138,8 +139,11 @@ def evaluate(payload: dict[str, Any], out: Path) -> dict[str, Any]:
 
 def check_agreement(
     session: CheckedSession, samples: StoredSamples
-) -> tuple[list[Agreement], float]:
-    """The worst agreement of each output over the samples, and the largest difference."""
+) -> tuple[list[Agreement], float | None]:
+    """The worst agreement of each output over the samples, and the largest difference.
+
+    That is None if a difference is not finite, as where an answer holds NaN.
+    """
     worst: dict[str, Agreement] = {}
     max_abs = 0.0
     for sample in samples:
@@ -150,7 +154,7 @@ def check_agreement(
             if name not in worst or value < worst[name].value:
                 worst[name] = Agreement(output=name, metric=kind, value=value)
             max_abs = max(max_abs, _max_abs(outputs[name], reference))
-    return list(worst.values()), max_abs
+    return list(worst.values()), max_abs if math.isfinite(max_abs) else None
 
 
 def golden_metric(reference: Array) -> Any:
@@ -159,12 +163,11 @@ def golden_metric(reference: Array) -> Any:
 
 
 def _max_abs(output: Array, reference: Array) -> float:
-    if output.shape != reference.shape or not output.size:
-        return 0.0
     with np.errstate(invalid="ignore"):
         difference = np.abs(output.astype(np.float64) - reference.astype(np.float64))
-    finite = difference[np.isfinite(difference)]
-    return float(finite.max()) if finite.size else 0.0
+    # Where both are infinite alike there is no difference; any other NaN is beyond all bounds.
+    difference = np.where(output == reference, 0.0, difference)
+    return float(np.nan_to_num(difference, nan=np.inf, posinf=np.inf).max(initial=0.0))
 
 
 def _score(

@@ -94,7 +94,7 @@ class NumericsSummary:
     """On the golden data, the worst output of the worst sample."""
 
     cosine_min: float
-    max_abs: float
+    max_abs: float | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

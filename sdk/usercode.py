@@ -135,7 +135,7 @@ def load_function(project_root: Path, file: str, function: str, what: str) -> An
             ) from error
     found = getattr(module, function, None)
     if not callable(found):
-        functions = [key for key, value in vars(module).items() if callable(value)]
+        functions = [key for key, value in vars(module).items() if callable(value)] or ["none"]
         raise CaptureError(
             f"{file} has no function {function!r} for {what}; it has {', '.join(functions)}.",
             cause="The name in sdk.toml is misspelt, or the function was renamed.",

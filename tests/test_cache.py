@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,15 @@ def test_a_corrupt_entry_is_thrown_away_and_can_be_written_again(
     assert fresh.find("k" * 64) is None
     commit(fresh, "k" * 64)
     assert fresh.find("k" * 64) is not None
+
+
+@pytest.mark.parametrize("corrupt", CORRUPTIONS.values(), ids=CORRUPTIONS)
+def test_a_corrupt_entry_that_nobody_looked_at_gives_way_to_a_new_one(
+    cache: Cache, corrupt: Callable[[Path], None]
+) -> None:
+    key = key_of(a=1)
+    corrupt(commit(cache, key))
+    assert (commit(cache, key) / "out" / "model.bin").read_bytes() == b"weights"
 
 
 def test_two_that_commit_the_same_key_both_get_a_whole_entry(cache: Cache) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from profiles import PACKAGE_FOLDER
 from sdk.cli.app import run
 from tests.projects import write_project
 
@@ -80,6 +81,11 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
         2,
         "--target mobile",
     ),
+    "a profile whose target is not built": (
+        ["build", "good", "--target", "jetson", "--profile", "raspberry-pi-5"],
+        2,
+        "--target linux-arm",
+    ),
     "an unknown limit": (["build", "good", "--limit", "latency=3"], 2, "latency_p50_ms"),
     "a limit without a value": (["build", "good", "--limit", "size_mib"], 2, "size_mib=10"),
     "a limit that is a word": (["build", "good", "--limit", "size_mib=big"], 2, "but is 'big'"),
@@ -122,6 +128,17 @@ def test_a_bug_keeps_its_traceback_in_a_file_and_has_code_1(
     kept.unlink()
 
 
+def test_ctrl_c_has_code_130_and_says_that_the_next_run_resumes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("targets.target_names", interrupted)
+    assert run(["targets"]) == 130
+    assert "interrupted; the next run resumes" in capsys.readouterr().err
+
+
 def test_dry_run_prints_the_candidates_and_builds_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -133,6 +150,19 @@ def test_dry_run_prints_the_candidates_and_builds_nothing(
     assert len(identifiers) == len(set(identifiers)) >= 8
     assert all(name.startswith("tiny/core-ultra-155h/") for name in identifiers)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_profile_of_the_projects_own_is_found_from_anywhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_project(tmp_path / "good")
+    shipped = (PACKAGE_FOLDER / "linux-arm" / "raspberry-pi-5.toml").read_text(encoding="utf-8")
+    own = shipped.replace('name = "raspberry-pi-5"', 'name = "my-board"')
+    (folder / "profiles").mkdir()
+    (folder / "profiles" / "my-board.toml").write_text(own, encoding="utf-8")
+    build = ["build", str(folder), "--target", "linux-arm", "--profile", "my-board", "--dry-run"]
+    assert run(build) == 0
+    assert "tiny/my-board/onnxruntime-f32" in capsys.readouterr().out
 
 
 def test_without_data_static_int8_is_refused_at_once(

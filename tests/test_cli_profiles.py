@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import platform
 import re
 from pathlib import Path
 
@@ -117,6 +118,26 @@ def test_show_draws_and_prints_the_file_and_json(capsys: pytest.CaptureFixture[s
     assert dataclasses.replace(again, origin="package") == find("t4", ())
     assert run(["profiles", "show", "t4", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["engines"]["gpu"]["peak"]["f16"]["value"] == 65100
+
+
+def test_host_is_no_intel_machine_on_arm(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    for arguments in (["show", "host"], ["show", "linux-arm-host"], ["detect"]):
+        assert run(["profiles", *arguments, "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert (found["name"], found["target"]) == ("linux-arm-host", "linux-arm")
+
+
+def test_a_profile_of_ones_own_may_end_in_host(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "profiles").mkdir()
+    own = GOOD.replace('name = "', 'name = "edge-host" # ', 1)
+    (tmp_path / "profiles" / "edge-host.toml").write_text(own, encoding="utf-8")
+    assert run(["profiles", "show", "edge-host", "--project", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "edge-host"
 
 
 def test_list_tells_target_name_title_memory_and_evidence(

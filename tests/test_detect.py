@@ -20,7 +20,7 @@ from agent.identity import ISA_WORDS, fingerprint
 from agent.manifest import match
 from profiles import Engine, Figure, PowerMode, Profile, Stack, all_profiles, parse
 from profiles.reader import ENGINES, PLATFORMS, PRECISIONS, STATUS_KEYS
-from sdk.detect import detect, detect_facts, profile_toml
+from sdk.detect import detect, detect_facts, host_target, profile_toml
 
 on_x86 = pytest.mark.skipif(
     platform.machine() not in ("x86_64", "AMD64"), reason="only x86-64 machines are intel hosts"
@@ -112,6 +112,23 @@ def test_an_arm_machine_is_no_intel_device(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     with pytest.raises(UsageError, match="is aarch64, and devices of intel are x86_64"):
         detect_facts("intel")
+
+
+@pytest.mark.parametrize(
+    ("arch", "target"), [("x86_64", "intel"), ("aarch64", "linux-arm"), ("arm64", "linux-arm")]
+)
+def test_the_host_belongs_to_the_target_of_its_architecture(
+    arch: str, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: arch)
+    assert host_target() == target
+    assert detect_facts(host_target()).name == f"{target}-host"
+
+
+def test_a_machine_that_no_target_knows_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    with pytest.raises(UsageError, match="riscv64, and no target has such devices"):
+        host_target()
 
 
 @pytest.mark.parametrize("profile", all_profiles(()).values(), ids=lambda p: p.name)

@@ -412,3 +412,15 @@ def test_a_page_that_cannot_be_written_has_code_6(
 def test_the_limits_of_the_fixtures_are_what_their_tests_say() -> None:
     assert LIMITS["latency_p90_ms"] == 4.0
     assert summaries.candidate("x-00000000").size_bytes == 12 * MIB
+
+
+def test_what_pruning_would_have_cost_is_told_on_the_page_and_in_the_terminal() -> None:
+    note = "pruning would have dropped 3 candidates"
+    summary = next(iter(ALL.values()))
+    first = dataclasses.replace(summary.results[0], notes=(note,))
+    noted = dataclasses.replace(summary, results=(first, *summary.results[1:]))
+    console = Console(file=io.StringIO(), width=160)
+    print_summary(noted, console)
+    assert isinstance(console.file, io.StringIO)
+    assert note in render(noted)
+    assert note in console.file.getvalue()

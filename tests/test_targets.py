@@ -113,6 +113,16 @@ def test_a_target_proposes_its_recipes_in_order(
     assert _plain(_recipes(module, profile, program)) == expected
 
 
+def test_what_a_gpu_or_an_npu_will_answer_is_checked_on_the_cpu_of_the_build_machine() -> None:
+    found = _recipes(intel, find("core-ultra-155h", ()), CNN)
+    checks = {
+        (r.engine, r.check, r.options["check"]["device"])
+        for r in found
+        if r.toolchain == "openvino" and r.engine != "cpu"
+    }
+    assert checks == {("gpu", "openvino", "CPU"), ("npu", "openvino", "CPU")}
+
+
 def _nvidia(sm: str, *releases: str, engines: tuple[str, ...] = ("cpu", "gpu")) -> Profile:
     """A profile of a device with such a GPU and these TensorRTs."""
     stacks = {

@@ -49,7 +49,8 @@ def profile(
 def _compiled(path: Path, options: Mapping[str, Any]) -> Any:
     openvino = import_runtime()
     device = str(options.get("device", "CPU"))
-    properties = {name: value for name, value in options.items() if name != "device"}
+    ours = ("device", "check")
+    properties = {name: value for name, value in options.items() if name not in ours}
     core = openvino.Core()
     try:
         model = core.read_model(path)

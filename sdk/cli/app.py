@@ -14,6 +14,8 @@ from agent.files import storage_error
 from sdk import __version__
 from sdk.cli import build, init, look, profiles, report, variants
 
+_INTERRUPTED = 130
+
 app = typer.Typer(
     name="sdk",
     help="One PyTorch model in; for every kind of device a variant that is proven to fit.",
@@ -63,12 +65,13 @@ def run(arguments: list[str]) -> int:
     except OSError as error:
         return _say(storage_error(error, Path(str(error.filename or "?"))), debug=debug)
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo("interrupted; the next run resumes where this one stopped", err=True)
-        return 130
+        code = _INTERRUPTED
     except typer.Exit as request:
         return request.exit_code
     except Exception as error:  # noqa: BLE001  the one place where a bug ends
         return _usage(error) if hasattr(error, "format_message") else _bug(debug=debug)
+    if code == _INTERRUPTED:  # typer makes this of Ctrl-C itself, and says nothing
+        typer.echo("interrupted; the next run resumes where this one stopped", err=True)
     return code if isinstance(code, int) else 0
 
 

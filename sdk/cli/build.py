@@ -97,9 +97,6 @@ def build(
         from sdk.report.terminal import print_summary
 
         print_summary(summary, out_console())
-        for result in summary.results:
-            for note in result.notes:
-                out_console().print(f"{result.profile}: {note}", style="dim", soft_wrap=True)
         written = out / summary.model
         told = f"\nwritten to {written}; the page is {written / 'report.html'}"
         out_console().print(told, style="dim", soft_wrap=True, markup=False)

@@ -54,11 +54,13 @@ def show_profile(
 ) -> None:
     """One profile: its engines, memory, rates and software, each figure with its source."""
     from sdk.conductor import find_profile
-    from sdk.detect import profile_toml
+    from sdk.detect import host_target, profile_toml
     from sdk.folders import cache_folder
     from sdk.report.profiles import drawing
+    from targets import target_names
 
-    target = name.removesuffix("-host") if name.endswith("-host") else "intel"
+    hosts = {f"{target}-host": target for target in target_names()}
+    target = hosts.get(name) or (host_target() if name == "host" else "")
     profile = find_profile(target, name, project, cache_folder())
     if json:
         print_json(profile)
@@ -90,7 +92,10 @@ def check_profiles(
 
 @profiles_app.command("detect", epilog="Example: sdk profiles detect --out profiles/mine.toml")
 def detect_profile(
-    target: Annotated[str, typer.Option("--target", "-t")] = "intel",
+    target: Annotated[
+        str | None,
+        typer.Option("--target", "-t", help="The one of this machine's kind if not given."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Write it there; stdout otherwise.")
     ] = None,
@@ -98,11 +103,11 @@ def detect_profile(
 ) -> None:
     """This machine as a profile: CPU, ISA flags, cores, memory, measured bandwidth and peak."""
     from agent.files import write_atomic
-    from sdk.detect import detect, profile_toml
+    from sdk.detect import detect, host_target, profile_toml
     from sdk.folders import cache_folder
 
     with err_console().status("measuring bandwidth and peak"):
-        profile = detect(target, cache_folder())
+        profile = detect(target or host_target(), cache_folder())
     if json:
         print_json(profile)
     elif out is None:

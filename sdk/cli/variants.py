@@ -70,7 +70,8 @@ def verify(variant: Variant, json: Json = False) -> None:
             f"(floor {floors.get(agreement.output, 0):.6f})",
             markup=False,
         )
-    console.print(f"  largest difference {found.max_abs:.3g}", markup=False)
+    largest = "not finite" if found.max_abs is None else f"{found.max_abs:.3g}"
+    console.print(f"  largest difference {largest}", markup=False)
 
 
 def compare(

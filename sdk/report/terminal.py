@@ -22,6 +22,8 @@ def print_summary(summary: Summary, console: Console) -> None:
         title = Text(headline(result), style=f"bold {_COLOURS[result.verdict]}")
         sentences = Text(" ".join(account(result)))
         console.print(Group(Text(""), title, sentences, table(result)))
+        for note in result.notes:
+            console.print(Text(note, style="dim"), soft_wrap=True)
         _print_proofs(result, console)
     if summary.accuracy_note:
         console.print(Text(f"\naccuracy: {summary.accuracy_note}", style="dim"))

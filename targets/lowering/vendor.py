@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import re
 from collections.abc import Iterator
 
 from agent.errors import SlipwayError, ToolchainError
 from targets.interface import Availability
+
+_OPERATOR = re.compile(r"No (conversion rule|ONNX function) found for ")
+"""How OpenVINO and torch.onnx name an operator that they lack: far down, or in an error's cause."""
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def availability(needed: tuple[str, ...], shaping: tuple[str, ...], extra: str) -> Availability:
@@ -55,9 +60,23 @@ def vendor_errors(doing: str, *, cause: str, remedy: str) -> Iterator[None]:
 
 def summary(error: BaseException) -> str:
     """The telling line of a vendor's message: many begin with places in their own sources."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    named = [line for cause in _causes(error) for line in _lines(cause) if _OPERATOR.match(line)]
+    lines = _lines(error)
     telling = [
         line for line in lines if not line.startswith(("Exception from", "Traceback", "File "))
     ]
-    shown = (telling or lines or [type(error).__name__])[0]
+    shown = (named or telling or lines or [type(error).__name__])[0]
     return f"{shown[:300]}{'…' if len(shown) > 300 else ''}"
+
+
+def _lines(error: BaseException) -> list[str]:
+    plain = _COLOUR.sub("", str(error))
+    stripped = (line.strip().removeprefix("-- ") for line in plain.splitlines())
+    return [line for line in stripped if line]
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__

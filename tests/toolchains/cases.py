@@ -35,8 +35,8 @@ class Case:
 
     @property
     def run_as(self) -> str | None:
-        """What runs it here: TensorRT needs a GPU, so its files are checked by another runtime."""
-        return self.recipe.check if self.recipe.toolchain == "tensorrt" else None
+        """What runs it here, where the recipe's own engine is not: a check on the CPU."""
+        return self.recipe.check
 
     @property
     def needs_data(self) -> bool:
@@ -105,6 +105,18 @@ CASES: tuple[Case, ...] = (
         cosine=0.98,
         quick=("encoder",),
         only=("encoder", "vit"),
+    ),
+    Case(
+        name="openvino-gpu-f16",
+        recipe=recipes.openvino("GPU", "f16", "f16"),
+        cosine=0.9999,
+        quick=("cnn",),
+    ),
+    Case(
+        name="openvino-gpu-int8",
+        recipe=recipes.openvino("GPU", "int8", "f16", quantisation=_NNCF),
+        cosine=0.95,
+        quick=("cnn",),
     ),
     Case(name="tensorrt-f32", recipe=_tensorrt("f32"), relative=1e-4, quick=_FEW),
     Case(
