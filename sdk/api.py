@@ -19,7 +19,7 @@ from agent.errors import UsageError, VerificationError
 from agent.files import write_atomic
 from agent.tensors import TensorWriter
 from agent.variant import read_record, verify_files
-from sdk import conductor
+from sdk import accepted, conductor
 from sdk.capture.golden import is_at_opt
 from sdk.catalog import Build, Catalog
 from sdk.events import OnEvent, ignore
@@ -173,6 +173,22 @@ def read_summary(path: str | Path) -> Summary:
             remedy="Update Slipway here, or build again.",
         )
     return decode(Summary, document)
+
+
+def accept(path: str | Path) -> tuple[str, ...]:
+    """Make a build the one that later builds of its model are held against.
+
+    Args:
+        path: its folder, or its `summary.json`.
+
+    Returns:
+        The profiles that it has a variant for.
+
+    Raises:
+        UsageError: there is no build.
+        LimitError: it has no variant.
+    """
+    return accepted.accept(read_summary(path), data_folder())
 
 
 def write_page(summary: Summary, path: str | Path) -> None:

@@ -17,10 +17,11 @@ from pathlib import Path
 from agent.errors import LimitError, ToolchainError, UsageError
 from agent.identity import fingerprint
 from profiles import Profile, find
+from sdk.accepted import with_regressions
 from sdk.cache import Cache
 from sdk.estimate import estimate
 from sdk.events import Event, OnEvent
-from sdk.folders import cache_folder
+from sdk.folders import cache_folder, data_folder
 from sdk.limits import DEFAULT_ACCURACY_DROP, with_default
 from sdk.objective import Objective, must_be_small
 from sdk.output import Output, write_output
@@ -104,6 +105,7 @@ def build(project_path: Path, options: Options, on_event: OnEvent) -> Summary:
             started=started,
             seconds=time.time() - started,
         )
+        summary = with_regressions(summary, data_folder())
         on_event(Event(kind="step", message="writing the variants"))
         return write_output(output, summary, assignments, selections, built, captured, cache)
 
