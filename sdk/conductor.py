@@ -32,6 +32,7 @@ from sdk.prune import audit, reason, with_disproofs
 from sdk.search.clock import Clock
 from sdk.search.loop import Job, search
 from sdk.select import Result, Selection, select
+from sdk.steps.calibration import calibration_note
 from sdk.steps.capture import Captured, capture
 from sdk.steps.lower import Lowering, lower
 from sdk.steps.operators import operators
@@ -278,22 +279,24 @@ def _search_all(
         )
         own_clock = clock.share(len(assignments) - done)
         found = search(job, own, built, captured, runner, own_clock)
-        selections.append(_finished(found, own, built, captured, runner, options))
+        selections.append(_finished(found, item, own, built, captured, runner, options))
     return selections
 
 
 def _finished(
     selection: Selection,
+    item: Assignment,
     planned: Sequence[Planned],
     built: Mapping[str, Lowering],
     captured: Captured,
     runner: Runner,
     options: Options,
 ) -> Selection:
-    """With where the time goes, and what pruning would have cost."""
+    """With where the time goes, what pruning would have cost, and whether to mend the samples."""
     selection = operators(runner, selection, built, captured)
     cost = None if options.prune else audit(planned, selection.results)
-    return dataclasses.replace(selection, notes=(cost,) if cost else ())
+    notes = calibration_note(runner, selection.results, built, captured, item.limits)
+    return dataclasses.replace(selection, notes=(*((cost,) if cost else ()), *notes))
 
 
 def _prove_and_select(
@@ -307,7 +310,7 @@ def _prove_and_select(
     results = [_result(entry, item, built, captured, runner, options) for entry in planned]
     measured = measure(runner, item.profile, results, built, captured, item.limits)
     selection = select(measured, item.limits, options.objective)
-    return _finished(selection, planned, built, captured, runner, options)
+    return _finished(selection, item, planned, built, captured, runner, options)
 
 
 def _result(
