@@ -27,6 +27,7 @@ from sdk.folders import cache_folder, data_folder
 from sdk.golden_check import GoldenCheck, check_golden
 from sdk.limits import DEFAULT_ACCURACY_DROP, check_limit
 from sdk.objective import Objective
+from sdk.options import Options
 from sdk.report.page import render
 from sdk.samples import StoredSamples, write_sample
 from sdk.summary import SCHEMA, Summary
@@ -78,7 +79,7 @@ def build(
         SlipwayError: with an exit code; a candidate that fails is part of the Summary instead.
     """
     checked = {name: check_limit(name, value, "limits") for name, value in (limits or {}).items()}
-    options = conductor.Options(
+    options = Options(
         targets=tuple(targets),
         profiles=tuple(profiles),
         limits=checked,

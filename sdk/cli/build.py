@@ -143,10 +143,9 @@ def _dry_run(
     json: bool,
 ) -> None:
     from sdk import conductor
+    from sdk.options import Options
 
-    options = conductor.Options(
-        targets=tuple(target), profiles=tuple(profile), limits=limits, out=out
-    )
+    options = Options(targets=tuple(target), profiles=tuple(profile), limits=limits, out=out)
     planned = conductor.dry_run(project, options)
     if json:
         print_json([{"identifier": p.candidate.identifier, "refused": p.refusal} for p in planned])
