@@ -5,7 +5,7 @@ from __future__ import annotations
 from profiles import Profile
 from sdk.estimate.constants import DEFAULT, Constants
 from sdk.estimate.interval import Interval
-from sdk.estimate.latency import ELEMENT_BYTES
+from sdk.estimate.precision import ELEMENT_BYTES
 from targets.interface import Program, Recipe
 
 
