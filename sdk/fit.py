@@ -31,7 +31,11 @@ FEWEST_HELD_OUT = 10
 FOLDS = 5
 COVERAGE = 0.9
 _PASSES = 8
-_SMALLEST_RESIDUAL = 0.03
+_NETWORK = 3.0
+"""How many rows of operators a network's row weighs: it is nearer to what will be asked."""
+_SHRINKAGE = 0.01
+"""How much a term that few rows tell is drawn towards 0, in rows: no spoilt row must make it."""
+_SMALLEST_RESIDUAL = 0.1
 """Residuals below this share weigh alike: measurements vary by as much."""
 
 
@@ -180,15 +184,19 @@ def _coefficients(rows: Sequence[_Prepared]) -> dict[str, float]:
     for index, row in enumerate(rows):
         for name, amount in row.amounts.items():
             matrix[index, place[name]] = amount / row.ms
-    scale = np.maximum(np.sqrt((matrix**2).mean(0)), 1e-300)  # columns of like size: less rounding
+    scale = np.maximum(matrix.max(0), 1e-300)  # 1: the term is all of the time somewhere
     matrix /= scale
-    weights = np.ones(len(rows))
+    shrink = math.sqrt(_SHRINKAGE) * np.eye(len(names))
+    importance = np.array([_NETWORK if row.judges else 1.0 for row in rows])
+    weights = importance
     found = np.zeros(len(names))
     for _ in range(_PASSES):
-        root = np.sqrt(weights)
-        found, _ = nnls(matrix * root[:, None], root, maxiter=50 * len(names))
+        root = np.sqrt(weights / weights.mean())
+        weighted = np.vstack([matrix * root[:, None], shrink])
+        target = np.concatenate([root, np.zeros(len(names))])
+        found, _ = nnls(weighted, target, maxiter=50 * len(names))
         residuals = np.abs(matrix @ found - 1.0)
-        weights = 1.0 / np.maximum(residuals, _SMALLEST_RESIDUAL)
+        weights = importance / np.maximum(residuals, _SMALLEST_RESIDUAL)
     return dict(zip(names, (found / scale).tolist(), strict=True))
 
 

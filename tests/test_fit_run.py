@@ -24,7 +24,10 @@ from sdk.timing_programs import INPUTS, build_program
 from sdk.workers import Workers
 from targets import target
 
-pytestmark = pytest.mark.toolchain
+pytestmark = [
+    pytest.mark.toolchain,
+    pytest.mark.filterwarnings("ignore"),  # compilers warn of their own parts; builds log it
+]
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +38,13 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Profile:
 
 
 def _handful() -> list[Case]:
-    wanted = ("pointwise", "linear", "sequence_linear", "norm", "net_separable", "net_plain")
-    more = ("net_recurrent",)
-    return [case for case in cases() if case.family in (*wanted[:4],) and case.name[-2:] < "03"] + [
-        case for case in cases() if case.family in (*wanted[4:], *more)
+    """Ten operators and eight networks: the fewest that say how far off they are."""
+    nets = ("net_separable", "net_plain")
+    some = ("linear", "softmax", "norm", "pointwise", "depthwise")
+    return [
+        case
+        for case in cases()
+        if case.family in nets or (case.family in some and case.name[-2:] < "02")
     ]
 
 
@@ -56,7 +62,23 @@ def _fit(host: Profile, said: list[Event], chosen: list[Case], *, fresh: bool = 
     return dataclasses.replace(host, fitted=fitted)
 
 
-def test_a_handful_of_programs_fits_this_machine(host: Profile) -> None:
+def _estimates_within(factor: float, profile: Profile, folder: Path) -> None:
+    """A loaded machine may be that much off; benchmarks/fitted.py has the real bar."""
+    import torch
+
+    net = torch.nn.Sequential(torch.nn.Linear(512, 512), torch.nn.ReLU(), torch.nn.Linear(512, 64))
+    recipe = next(r for r in recipes_of(profile) if r.toolchain == "onnxruntime")
+    built = build_program("own", net, [torch.ones(1, 512).numpy()], [recipe], folder / "own")
+    place = folder / built.variants[recipe.name]
+    item = Item(name="own", folder=place, inputs=folder / "own" / INPUTS)
+    (measured,) = series([item], log_folder=folder / "logs")
+    assert isinstance(measured, Measurement)
+    guess = estimate(built.program, profile, recipe).latency_ms
+    assert guess is not None
+    assert guess.value / factor < measured.latency_ms.p50 < guess.value * factor
+
+
+def test_a_handful_of_programs_fits_this_machine(host: Profile, tmp_path: Path) -> None:
     said: list[Event] = []
     chosen = _handful()
     profile = _fit(host, said, chosen)
@@ -73,6 +95,7 @@ def test_a_handful_of_programs_fits_this_machine(host: Profile) -> None:
     assert _fit(host, again, chosen) == profile
     assert {event.kind for event in again} == {"cached"}
     assert not list((cache_folder() / "work").iterdir())
+    _estimates_within(3.0, profile, tmp_path)
     # And it is what later builds on this machine estimate by.
     keep_fit(host, profile.fitted)
     assert (data_folder() / "fitted").is_dir()
@@ -133,21 +156,3 @@ def test_a_series_goes_on_after_one_that_fails(host: Profile, tmp_path: Path) ->
     assert first.latency_ms.p50 > 0
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
     assert not any("agent.contestant" in Path(f"/proc/{c}/cmdline").read_text() for c in children)
-
-
-def test_an_estimate_of_a_fitted_host_is_of_the_right_size(host: Profile, tmp_path: Path) -> None:
-    """Within a factor of 3 on a loaded machine: benchmarks/fitted.py has the real bar."""
-    profile = _fit(host, [], _handful())
-    import torch
-
-    net = torch.nn.Sequential(torch.nn.Linear(512, 512), torch.nn.ReLU(), torch.nn.Linear(512, 64))
-    recipe = next(r for r in recipes_of(host) if r.toolchain == "onnxruntime")
-    built = build_program("own", net, [torch.ones(1, 512).numpy()], [recipe], tmp_path / "own")
-    item = Item(
-        name="own", folder=tmp_path / built.variants[recipe.name], inputs=tmp_path / "own" / INPUTS
-    )
-    (measured,) = series([item], log_folder=tmp_path / "logs")
-    assert isinstance(measured, Measurement)
-    guess = estimate(built.program, profile, recipe).latency_ms
-    assert guess is not None
-    assert guess.value / 3 < measured.latency_ms.p50 < guess.value * 3

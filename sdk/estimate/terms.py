@@ -10,6 +10,7 @@ person can read from it where an estimate's time is.
 from __future__ import annotations
 
 import collections
+import math
 from collections.abc import Mapping
 
 from sdk.estimate.precision import ELEMENT_BYTES, computed_in
@@ -51,6 +52,8 @@ _MOVES = _names(
     "cat concat embedding gather index_select index gathernd gatherelements upsample_nearest2d "
     "upsample_bilinear2d resize interpolate pad constant_pad_nd stack tile repeat"
 )
+_IMAGE_AXES = 4
+_WINDOWS = ("max_pool", "avg_pool", "maxpool", "averagepool")
 _FUNCTIONS = {
     "gelu": "gelu",
     **dict.fromkeys(("hardswish", "hardsigmoid"), "hard"),
@@ -80,7 +83,7 @@ def class_of(cost: OpCost) -> str | None:
             return "product"
         return "vector" if cost.rows <= FEW_ROWS else "linear"
     if cost.kind == "recurrent":
-        return "recurrent"
+        return name if name in ("gru", "lstm") else "rnn"
     if name in ("softmax", "_softmax"):
         return "softmax"
     if name in _NORMS:
@@ -89,6 +92,8 @@ def class_of(cost: OpCost) -> str | None:
         return "move"
     if name in _CHEAP:
         return "elementwise"
+    if name.startswith(_WINDOWS):
+        return "pool"
     return _FUNCTIONS.get(name, "reduction")
 
 
@@ -96,6 +101,8 @@ def _conv_class(cost: OpCost) -> str:
     inputs, outputs = cost.depth // max(1, cost.taps) * cost.groups, cost.columns * cost.groups
     if cost.depthwise:
         name = "depthwise"
+    elif cost.groups == 1 and cost.rows <= FEW_ROWS:
+        return "vector"  # on what is left after a mean over the image, as in squeeze-excite
     elif inputs <= FEW_CHANNELS:
         return "stem"
     else:
@@ -119,9 +126,7 @@ def terms(program: Program, recipe: Recipe) -> Mapping[str, float]:
         key = f"{name}.{label}"
         found[f"{key}.kernels"] += 1.0
         found[f"{key}.mb"] += (cost.input_bytes + cost.output_bytes) * size
-        far = cost.bytes * size - NEAR_BYTES / 1e6
-        if far > 0:
-            found[f"far.{label}.mb"] += far
+        found["far.mb"] += max(0.0, cost.bytes * size - NEAR_BYTES / 1e6)
         if cost.kind == "other":
             continue
         found[f"{key}.gflop"] += cost.flops / 1e9
@@ -129,12 +134,28 @@ def terms(program: Program, recipe: Recipe) -> Mapping[str, float]:
         found[f"{key}.weights_mb"] += cost.weight_bytes * size
         for limit in STREAMED_BYTES:
             if weights > limit:
-                found[f"streamed.{label}.over_{limit >> 20}_mib"] += cost.weight_bytes * size
+                found[f"streamed.over_{limit >> 20}_mib.mb"] += cost.weight_bytes * size
         if name == "attention":
             found[f"{key}.scores_mb"] += cost.groups * cost.rows * cost.columns * 4 * size
-        elif name == "recurrent":
+        elif cost.kind == "recurrent":
             found[f"{key}.steps"] += cost.rows
+    for name, amount in _borders(program).items():
+        found[f"{name}.{recipe.precision}.mb"] += amount
     return {name: amount for name, amount in found.items() if amount > 0}
+
+
+def _borders(program: Program) -> Mapping[str, float]:
+    """MB that go in and out, 4 bytes a number: copied, laid out in blocks, quantised, and back.
+
+    Images are laid out anew, rows of features only copied.
+    """
+    signature, found = program.signature, dict[str, float]()
+    for spec in (*signature.inputs, *signature.outputs):
+        sizes = [signature.dims[s][1] if s in signature.dims else s for s in spec.shape]
+        numbers = [size for size in sizes if isinstance(size, int)]
+        name = "border_image" if len(sizes) == _IMAGE_AXES else "border"
+        found[name] = found.get(name, 0.0) + 4 * math.prod(numbers) / 1e6
+    return found
 
 
 def _padded(cost: OpCost) -> float:
