@@ -115,7 +115,7 @@ def build_program(
     with torch.no_grad(), _refusals(f"torch cannot export {name}"):
         flat = _flat(module)
         exported = torch.export.export(
-            flat, (example,), dynamic_shapes=(dynamic_shapes(given),) if dynamic else None
+            flat, (example,), dynamic_shapes=dynamic_shapes(given) if dynamic else None
         )
         count = len(flat(example))
     path = out / "program.pt2"

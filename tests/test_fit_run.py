@@ -156,3 +156,22 @@ def test_a_series_goes_on_after_one_that_fails(host: Profile, tmp_path: Path) ->
     assert first.latency_ms.p50 > 0
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
     assert not any("agent.contestant" in Path(f"/proc/{c}/cmdline").read_text() for c in children)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_program_to_be_timed_keeps_the_batch_it_was_asked_for(
+    host: Profile, tmp_path: Path, dynamic: bool
+) -> None:
+    import torch
+
+    recipe = next(r for r in recipes_of(host) if r.toolchain == "onnxruntime")
+    examples = [torch.ones(1, 3, 8, 8).numpy()]
+    built = build_program(
+        "net", torch.nn.Conv2d(3, 4, 3), examples, [recipe], tmp_path / "net", dynamic=dynamic
+    )
+    assert not built.failures
+    (given,), (made,) = built.program.signature.inputs, built.program.signature.outputs
+    batch = "batch" if dynamic else 1
+    assert (given.shape, made.shape) == ((batch, 3, 8, 8), (batch, 4, 6, 6))
+    (conv,) = (cost for cost in built.program.costs if cost.kind == "conv")
+    assert (conv.rows, conv.columns, conv.depth, conv.taps) == (36, 4, 27, 9)  # at a batch of 1
