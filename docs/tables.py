@@ -23,6 +23,7 @@ VERBS = (
     "profiles check",
     "profiles detect",
     "build",
+    "fit",
     "bench",
     "verify",
     "compare",

@@ -69,6 +69,36 @@ class PowerMode:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """What `sdk fit` learnt of one toolchain on one engine of such a device, from measurements.
+
+    It stands beside the sourced facts and changes none of them: estimates use it where it applies.
+    """
+
+    toolchain: str
+    engine: str
+    ms: Mapping[str, float]
+    """Term (sdk/estimate/terms.py) -> milliseconds for each unit of it, 0 or more. A program with
+    a term that is not here was not learnt from, and gets no estimate of this."""
+    kinds: tuple[str, ...]
+    """Which recipes were measured: precision, method of quantisation, runtime options."""
+    rows: int
+    """Measurements it was fitted on."""
+    held_out: int
+    """Measurements that it was judged on, each while its network was no part of the fit."""
+    error: float
+    """The mean of |predicted - measured| / measured on those."""
+    low: float
+    high: float
+    """Measured over predicted: nine in ten of those lie between."""
+    date: str
+    device: str
+    """The digest of the identity of the unit that was measured."""
+    tools: Mapping[str, str]
+    """Distribution -> version of what was measured."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Profile:
     """One device type."""
 
@@ -101,6 +131,8 @@ class Profile:
     """The stacks that such devices run, by name; what is built has to load under each."""
     power_modes: Mapping[str, PowerMode] = dataclasses.field(default_factory=dict)
     """By name. The peaks are those of the mode with the highest clocks."""
+    fitted: tuple[Fitted, ...] = ()
+    """What was learnt by measuring such a device; at most one for each toolchain and engine."""
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Where `isa`, `cores`, `memory_bytes` and `sm` come from."""
     origin: str = "package"

@@ -41,6 +41,7 @@ def contradictions(profile: Profile) -> Iterator[Contradiction]:
     yield from _precisions(profile)
     yield from _sm(profile)
     yield from _power_modes(profile)
+    yield from _fitted(profile)
     yield from _match(profile)
 
 
@@ -125,6 +126,31 @@ def _power_modes(profile: Profile) -> Iterator[Contradiction]:
                 path=f"power_modes.{mode.name}.cores",
                 what=f"is {mode.cores}, but cores is {profile.cores}",
                 cause="No mode has more cores online than are there.",
+            )
+
+
+def _fitted(profile: Profile) -> Iterator[Contradiction]:
+    for entry in profile.fitted:
+        path = f"fitted.{entry.toolchain}.{entry.engine}"
+        if entry.engine not in profile.engines:
+            yield Contradiction(
+                path=path,
+                what=f"is given, but there is no engines.{entry.engine}",
+                cause="The block was fitted on another device.",
+                remedy="Remove it, and run: sdk fit",
+            )
+        if entry.low > entry.high:
+            yield Contradiction(
+                path=f"{path}.low",
+                what=f"is {entry.low:g}, but high is {entry.high:g}",
+                cause="The two were swapped by hand.",
+            )
+        if not any(entry.ms.values()):
+            yield Contradiction(
+                path=f"{path}.ms",
+                what="has no coefficient above 0",
+                cause="Every estimate would be 0 ms.",
+                remedy="Remove the block, and run: sdk fit",
             )
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from agent.errors import UsageError
 from agent.identity import ISA_WORDS
 from agent.versions import version_key
-from profiles import Engine, Figure, PowerMode, Profile, Stack
+from profiles import Engine, Figure, Fitted, PowerMode, Profile, Stack
 from profiles.consistency import contradictions
 
 ENGINES = ("cpu", "gpu", "npu", "dla")
@@ -27,9 +27,10 @@ _FIGURES = ("isa", "cores", "memory_bytes", "bandwidth_gb_s")
 _REQUIRED = ("name", "target", "title", "arch", "engines", "status", "match")
 _OPTIONAL = (
     *("platform", "isa", "cores", "memory_bytes", "bandwidth_gb_s", "sm"),
-    *("software", "power_modes"),
+    *("software", "power_modes", "fitted"),
 )
 _KEYS = (*_REQUIRED, *_OPTIONAL)
+_FITTED = (*("ms", "kinds", "rows", "held_out", "error", "low", "high", "date", "device", "tools"),)
 _CLOCKS = ("cores", "cpu_mhz", "gpu_mhz", "memory_mhz", "watts")
 _RUNTIMES = "software.runtimes."
 _PATHS: dict[str, type] = {
@@ -101,6 +102,7 @@ class _Reader:
             sm=self._sm(document.get("sm")),
             software=self._software(document.get("software", {})),
             power_modes=self._power_modes(document.get("power_modes", {})),
+            fitted=tuple(self._fitted(document.get("fitted", {}))),
             status=self._status(document["status"]),
             sources={
                 key: document[key]["source"]
@@ -207,6 +209,45 @@ class _Reader:
             source = self._text(entry["source"], f"{path}.source")
             modes[name] = PowerMode(name=name, source=source, **clocks)
         return modes
+
+    def _fitted(self, value: Any) -> Iterator[Fitted]:
+        for toolchain, engines in self._table(value, "fitted").items():
+            self._keys(
+                self._table(engines, f"fitted.{toolchain}"), (), ENGINES, f"fitted.{toolchain}"
+            )
+            for engine, entry in engines.items():
+                path = f"fitted.{toolchain}.{engine}"
+                self._keys(self._table(entry, path), _FITTED, _FITTED, path)
+                terms = self._table(entry["ms"], f"{path}.ms")
+                yield Fitted(
+                    toolchain=toolchain,
+                    engine=engine,
+                    ms={t: self._number(terms[t], f"{path}.ms.{t}", least=0) for t in terms},
+                    kinds=self._words(entry["kinds"], f"{path}.kinds"),
+                    rows=self._natural(entry["rows"], f"{path}.rows"),
+                    held_out=self._natural(entry["held_out"], f"{path}.held_out"),
+                    error=self._number(entry["error"], f"{path}.error", least=0),
+                    low=self._number(entry["low"], f"{path}.low", least=1e-6),
+                    high=self._number(entry["high"], f"{path}.high", least=1e-6),
+                    date=self._text(entry["date"], f"{path}.date"),
+                    device=self._text(entry["device"], f"{path}.device"),
+                    tools=self._texts(entry["tools"], f"{path}.tools"),
+                )
+
+    def _number(self, value: Any, path: str, *, least: float) -> float:
+        if type(value) not in (int, float) or not least <= value < 1e18:
+            raise self._wrong(path, f"a number from {least:g} on", value)
+        return float(value)
+
+    def _natural(self, value: Any, path: str) -> int:
+        if type(value) is not int or value < 1:
+            raise self._wrong(path, "a whole number above 0", value)
+        return int(value)
+
+    def _words(self, value: Any, path: str) -> tuple[str, ...]:
+        if not isinstance(value, list) or not value:
+            raise self._wrong(path, "a list of words", value)
+        return tuple(self._text(word, f"{path}[{index}]") for index, word in enumerate(value))
 
     def _match(self, value: Any) -> dict[str, Any]:
         table = self._table(value, "match")

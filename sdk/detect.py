@@ -22,7 +22,7 @@ from agent.errors import UsageError, VerificationError
 from agent.files import write_atomic
 from agent.identity import fingerprint
 from agent.manifest import Fingerprint
-from profiles import Engine, Figure, PowerMode, Profile, Stack
+from profiles import Engine, Figure, Fitted, PowerMode, Profile, Stack
 from targets import target as find_target
 from targets import target_names
 
@@ -76,7 +76,7 @@ def host_target() -> str:
 def detect(
     target: str = "intel", cache_folder: Path | None = None, root: Path = Path("/")
 ) -> Profile:
-    """The profile `<target>-host` of this machine.
+    """The profile `<target>-host` of this machine, with what `sdk fit` learnt of it.
 
     Args:
         target: a target whose devices this machine is one of.
@@ -102,7 +102,43 @@ def detect(
         facts,
         bandwidth_gb_s=Figure(value=rates.bandwidth_gb_s, source=f"{source}: copying memory"),
         engines={**facts.engines, "cpu": cpu},
+        fitted=_kept_fit(facts),
     )
+
+
+def keep_fit(facts: Profile, fitted: tuple[Fitted, ...]) -> Path:
+    """Keep what was fitted on this machine, for every later `detect`; returns the file.
+
+    It is the user's data, not the cache's: a fit takes a quarter of an hour.
+    """
+    file = _fit_file(facts)
+    write_atomic(file, pretty(merged(facts.fitted, fitted)))
+    return file
+
+
+def merged(old: tuple[Fitted, ...], new: tuple[Fitted, ...]) -> tuple[Fitted, ...]:
+    """The new blocks, and of the old ones those of other toolchains and engines."""
+    found = {(entry.toolchain, entry.engine): entry for entry in (*old, *new)}
+    return tuple(found[key] for key in sorted(found))
+
+
+def _kept_fit(facts: Profile) -> tuple[Fitted, ...]:
+    try:
+        return decode(tuple[Fitted, ...], json.loads(_fit_file(facts).read_bytes()))
+    except FileNotFoundError:
+        return ()
+    except (OSError, ValueError, VerificationError) as error:
+        raise UsageError(
+            f"What was fitted for this machine cannot be read: {error}",
+            cause="The file was edited, cut short, or is another version's.",
+            remedy=f"Remove it, and run sdk fit --profile host again: {_fit_file(facts)}",
+        ) from error
+
+
+def _fit_file(facts: Profile) -> Path:
+    from sdk.folders import data_folder
+
+    return data_folder() / "fitted" / f"{facts.name}-{_machine_key(facts)}.json"
 
 
 def detect_facts(target: str = "intel", root: Path = Path("/")) -> Profile:
@@ -178,7 +214,17 @@ def profile_toml(profile: Profile) -> str:
         lines += _section(f"power_modes.{_key(name)}", _told(mode))
     for section in ("status", "match"):
         lines += _section(section, getattr(profile, section))
+    for entry in profile.fitted:
+        lines += fitted_toml(entry)
     return "\n".join(lines) + "\n"
+
+
+def fitted_toml(entry: Fitted) -> list[str]:
+    """The lines of one fitted block."""
+    name = f"fitted.{_key(entry.toolchain)}.{entry.engine}"
+    told = {key: value for key, value in dataclasses.asdict(entry).items() if key != "ms"}
+    told = {key: value for key, value in told.items() if key not in ("toolchain", "engine")}
+    return [*_section(name, told), *_section(f"{name}.ms", entry.ms)]
 
 
 def _section(name: str, table: Mapping[str, Any]) -> list[str]:
@@ -242,9 +288,7 @@ def _default_cache() -> Path:
 
 
 def _measured(facts: Profile, folder: Path) -> _Rates:
-    machine = [facts.arch, facts.title, facts.isa, facts.cores, facts.memory_bytes]
-    key = hashlib.sha256(canonical(machine)).hexdigest()
-    file = folder / f"host-{key[:16]}.json"
+    file = folder / f"host-{_machine_key(facts)}.json"
     try:
         return decode(_Rates, json.loads(file.read_bytes()))
     except (OSError, ValueError, VerificationError):
@@ -252,6 +296,11 @@ def _measured(facts: Profile, folder: Path) -> _Rates:
     rates = _measure()
     write_atomic(file, pretty(rates))
     return rates
+
+
+def _machine_key(facts: Profile) -> str:
+    machine = [facts.arch, facts.title, facts.isa, facts.cores, facts.memory_bytes]
+    return hashlib.sha256(canonical(machine)).hexdigest()[:16]
 
 
 def _measure() -> _Rates:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from sdk.estimate import Interval, estimate, file_bytes
+from sdk.estimate import Interval, bounds, file_bytes
 from sdk.limits import KINDS, Bounded, LimitVerdict, judge, overall
 from sdk.plan import Candidate, Planned
 from sdk.select import Result
@@ -39,7 +39,7 @@ def disproof(
     candidate: Candidate, program: Program, limits: Mapping[str, float]
 ) -> LimitVerdict | None:
     """The first limit that even the favourable bound breaks; its note tells the bound."""
-    predicted = estimate(program, candidate.profile, candidate.recipe)
+    predicted = bounds(program, candidate.profile, candidate.recipe)
     figures: dict[str, Bounded | None] = {
         "size_mib": _bounded(file_bytes(program, candidate.recipe), 1 / _MIB),
         "peak_memory_mib": _bounded(predicted.peak_memory_bytes, 1 / _MIB),

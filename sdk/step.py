@@ -62,6 +62,7 @@ def _step(name: str) -> Callable[[dict[str, Any], Path], Result]:
         "operators": _operators,
         "coverage": _coverage,
         "available": _available,
+        "timing": _timing,
     }[name]
 
 
@@ -138,6 +139,13 @@ def _available(payload: dict[str, Any], out: Path) -> Result:
     from targets import toolchain
 
     return dict(encode(toolchain(payload["toolchain"]).available()))
+
+
+def _timing(payload: dict[str, Any], out: Path) -> Result:
+    """Build programs that are only there to be timed."""
+    from sdk.timing_programs import build
+
+    return build(payload, out)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,17 @@ class OpCost:
     fused: bool = False
     """Compilers leave no kernel of its own: a view, a constant, or an element-wise operator that
     is computed where its input is made (sdk/capture/graph.py has the rule)."""
+    rows: int = 0
+    """As `groups` matrix products of (rows x depth) by (depth x columns): of a convolution the
+    places of the output, of a recurrent layer the steps. 0: it is no product."""
+    columns: int = 0
+    """Of one group: output channels, features, the keys of attention."""
+    depth: int = 0
+    """Of one group: what one result is summed over, a filter's taps among it."""
+    groups: int = 1
+    """How many such products: a convolution's groups, a batch of products, attention's heads."""
+    taps: int = 1
+    """Of a convolution: the places of the input that one filter covers, 9 for 3x3."""
 
     @property
     def input_bytes(self) -> int:

@@ -18,7 +18,7 @@ import sdk.detect
 from agent.errors import UsageError
 from agent.identity import ISA_WORDS, fingerprint
 from agent.manifest import match
-from profiles import Engine, Figure, PowerMode, Profile, Stack, all_profiles, parse
+from profiles import Engine, Figure, Fitted, PowerMode, Profile, Stack, all_profiles, parse
 from profiles.reader import ENGINES, PLATFORMS, PRECISIONS, STATUS_KEYS
 from sdk.detect import detect, detect_facts, host_target, profile_toml
 
@@ -54,9 +54,12 @@ def test_this_machine_is_measured_once_and_matches_itself(tmp_path: Path) -> Non
     )
     (file,) = tmp_path.glob("host-*.json")
     before = file.stat().st_mtime_ns
-    started = time.perf_counter()
-    assert detect("intel", tmp_path) == first
-    assert time.perf_counter() - started < 0.2, "50 ms alone; other work may be running here"
+    took = []
+    for _ in range(5):
+        started = time.perf_counter()
+        assert detect("intel", tmp_path) == first
+        took.append(time.perf_counter() - started)
+    assert min(took) < 0.2, "50 ms alone; other work may be running here"
     assert file.stat().st_mtime_ns == before
 
 
@@ -179,6 +182,25 @@ def _mode(name: str, cores: int | None) -> st.SearchStrategy[PowerMode]:
     )
 
 
+def _fitted(engine: str) -> st.SearchStrategy[Fitted]:
+    amounts = st.floats(0, 1e15) | st.just(0.0)
+    return st.builds(
+        Fitted,
+        toolchain=_text,
+        engine=st.just(engine),
+        ms=st.dictionaries(_text, amounts, max_size=3).map(lambda ms: {**ms, "request": 0.5}),
+        kinds=st.lists(_text, min_size=1, max_size=2).map(tuple),
+        rows=st.integers(1, 10**6),
+        held_out=st.integers(1, 10**6),
+        error=st.floats(0, 10),
+        low=st.floats(1e-6, 1),
+        high=st.floats(1, 100),
+        date=_text,
+        device=_text,
+        tools=st.dictionaries(_text, _text, max_size=2),
+    )
+
+
 @st.composite
 def _profiles(draw: st.DrawFn) -> Profile:
     arch = draw(st.sampled_from(sorted(ISA_WORDS)))
@@ -224,6 +246,9 @@ def _profiles(draw: st.DrawFn) -> Profile:
         sm=sm,
         software={name: draw(_stack(name)) for name in draw(st.sets(_text, max_size=2))},
         power_modes={name: draw(_mode(name, cores)) for name in modes},
+        fitted=draw(
+            st.lists(_fitted("cpu"), max_size=2, unique_by=lambda f: f.toolchain).map(tuple)
+        ),
         status={key: draw(_text) for key in STATUS_KEYS},
         sources={key: draw(_text) for key, value in told.items() if value},
         origin="a test",

@@ -60,6 +60,18 @@ gpu_mhz = 600
 watts = 15.5
 source = "its manual"
 
+[fitted.openvino.cpu]
+ms = { request = 0.01, "conv.f32.gflop" = 12.5, "norm.f32.mb" = 0 }
+kinds = ["f32 plain", "int8 nncf"]
+rows = 800
+held_out = 60
+error = 0.11
+low = 0.8
+high = 1.25
+date = "2026-11-21"
+device = "ab12"
+tools = { openvino = "2026.4.1" }
+
 [status]
 compiled = "not tried"
 emulated = "not tried"
@@ -213,6 +225,10 @@ def test_a_good_profile_has_all_its_facts() -> None:
     assert (stack.python, stack.runtimes) == ("3.11", {"openvino": "2026.4.1"})
     mode = profile.power_modes["15W"]
     assert (mode.cores, mode.gpu_mhz, mode.cpu_mhz, mode.watts) == (2, 600, None, 15.5)
+    (fitted,) = profile.fitted
+    assert (fitted.toolchain, fitted.engine, fitted.rows) == ("openvino", "cpu", 800)
+    assert fitted.ms == {"request": 0.01, "conv.f32.gflop": 12.5, "norm.f32.mb": 0.0}
+    assert (fitted.kinds, fitted.low, fitted.high) == (("f32 plain", "int8 nncf"), 0.8, 1.25)
     _validate(GOOD)
 
 
@@ -269,6 +285,17 @@ WRONG = [
     ("a clock of nothing", "gpu_mhz = 600", "gpu_mhz = 0", "power_modes.15W.gpu_mhz", "above 0"),
     ("a clock in GHz", "gpu_mhz = 600", "gpu_ghz = 0.6", "power_modes.15W.gpu_ghz", "'gpu_mhz'"),
     ("a power that is no number", "watts = 15.5", "watts = nan", "power_modes.15W.watts", "above 0"),
+    ("a fit of an engine that is not there", "[fitted.openvino.cpu", "[fitted.openvino.npu", "fitted.openvino.npu", "engines.npu"),
+    ("a fit of no engine", "[fitted.openvino.cpu", "[fitted.openvino.tpu", "fitted.openvino.tpu", "'npu'"),
+    ("a coefficient below 0", "request = 0.01", "request = -0.01", "cpu.ms.request", "from 0 on"),
+    ("a coefficient that is no number", "request = 0.01", "request = nan", "cpu.ms.request", "from 0 on"),
+    ("a fit from nothing", "rows = 800", "rows = 0", "fitted.openvino.cpu.rows", "above 0"),
+    ("a fit that was never judged", "held_out = 60", "", "fitted.openvino.cpu.held_out", "missing"),
+    ("an interval upside down", "low = 0.8", "low = 1.8", "fitted.openvino.cpu.low", "high is 1.25"),
+    ("an interval from 0", "low = 0.8", "low = 0", "fitted.openvino.cpu.low", "a number from"),
+    ("a fit of no recipe", '["f32 plain", "int8 nncf"]', "[]", "fitted.openvino.cpu.kinds", "a list"),
+    ("a fit without a date", 'date = "2026-11-21"', "", "fitted.openvino.cpu.date", "missing"),
+    ("a word near a fit's", "error = 0.11", "eror = 0.11", "fitted.openvino.cpu.eror", "'error'"),
     ("a card with flags", "cores = { value = 4", "# {", "isa", "but cores is not"),
 ]  # fmt: skip
 
@@ -287,6 +314,12 @@ def test_a_wrong_profile_is_refused_with_its_file_and_key(
     assert offer in str(caught.value)
     assert caught.value.cause
     assert caught.value.remedy
+
+
+def test_a_fit_whose_coefficients_are_all_0_is_refused() -> None:
+    zeros = GOOD.replace("request = 0.01", "request = 0").replace("= 12.5", "= 0")
+    with pytest.raises(UsageError, match=r"fitted\.openvino\.cpu\.ms has no coefficient above 0"):
+        parse(zeros, "board.toml")
 
 
 def test_a_compute_capability_without_a_gpu_is_refused() -> None:

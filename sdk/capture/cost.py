@@ -7,9 +7,10 @@ by sdk/capture/graph.py.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from targets.interface import OpCost, plain_name
 
@@ -69,7 +70,7 @@ def operator_cost(
         read = min(read, written)
         weight_elements = min(weight_elements, read)
     flops = _FLOPS[kind](name, inputs, outputs) if inputs and outputs else written
-    return OpCost(
+    cost = OpCost(
         op=op,
         kind=kind,
         flops=int(flops),
@@ -78,6 +79,54 @@ def operator_cost(
         output_bytes=int(written * element_bytes),
         depthwise=kind == "conv" and _is_depthwise(name, inputs),
     )
+    return dataclasses.replace(cost, **_product(kind, name, inputs, outputs))
+
+
+def _product(
+    kind: Kind, name: str, inputs: Sequence[Shape], outputs: Sequence[Shape]
+) -> dict[str, Any]:
+    """The sizes of the operator as `groups` matrix products; nothing where it is none."""
+    if len(inputs) < 2 or not outputs or not outputs[0]:
+        return {}
+    if kind == "conv" and min(len(inputs[0]), len(inputs[1])) >= 3:
+        return _conv_product(name, inputs, outputs)
+    if kind == "recurrent":
+        return {"rows": math.prod(inputs[0][:-1]), "depth": inputs[0][-1]} if inputs[0] else {}
+    if kind != "matmul" or not inputs[0]:
+        return {}
+    if name == "scaled_dot_product_attention":
+        query, key = inputs[0], inputs[1]
+        groups = math.prod(query[:-2])
+        return {"rows": query[-2], "columns": key[-2], "depth": query[-1], "groups": groups}
+    left, right = _factors(name, inputs)
+    written = outputs[0]
+    sizes = {"columns": written[-1], "depth": left[-1] if left else 1}
+    if len(right) <= 2:
+        return sizes | {"rows": math.prod(written[:-1])}
+    return sizes | {"rows": math.prod(written[-2:-1]), "groups": math.prod(written[:-2])}
+
+
+def _conv_product(name: str, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> dict[str, int]:
+    weight, taps = inputs[1], math.prod(inputs[1][2:])
+    if "transpose" in name:  # weights are (in, out / groups, ...), and each input place is spread
+        groups = max(1, outputs[0][1] // max(1, weight[1]))
+        rows = math.prod(inputs[0]) // max(1, inputs[0][1])
+        depth = inputs[0][1] // groups
+        return {"rows": rows, "columns": weight[1] * taps, "depth": depth, "groups": groups}
+    groups = max(1, inputs[0][1] // max(1, weight[1]))
+    return {
+        "rows": math.prod(outputs[0]) // max(1, outputs[0][1]),
+        "columns": weight[0] // groups,
+        "depth": weight[1] * taps,
+        "groups": groups,
+        "taps": taps,
+    }
+
+
+def _factors(name: str, inputs: Sequence[Shape]) -> tuple[Shape, Shape]:
+    """The two factors of a product: addmm and baddbmm have the bias first."""
+    first = 1 if name in ("addmm", "baddbmm") and len(inputs) > 2 else 0
+    return inputs[first], inputs[first + 1]
 
 
 def _is_depthwise(name: str, inputs: Sequence[Shape]) -> bool:
@@ -92,8 +141,7 @@ def _matmul(name: str, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int
         query, key = inputs[0], inputs[1]
         # scores and the weighted sum: two products of (length x length x head size)
         return 4 * math.prod(query) * key[-2]
-    # addmm and baddbmm have the bias first
-    left = inputs[1] if name in ("addmm", "baddbmm") and len(inputs) > 2 else inputs[0]
+    left = _factors(name, inputs)[0] if len(inputs) > 1 else inputs[0]
     return 2 * math.prod(outputs[0]) * (left[-1] if left else 1)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,50 +90,62 @@ class TorchOriginal:
         return self._describe(program, path)
 
     def _describe(self, program: Any, path: Path) -> Program:
-        nodes = {node.name: node for node in program.graph.nodes}
-        placeholders = [nodes[name] for name in program.graph_signature.user_inputs]
-        names = {
-            str(size): dim
-            for spec, node in zip(self.inputs, placeholders, strict=True)
-            for dim, size in zip(spec.shape, node.meta["val"].shape, strict=True)
-            if isinstance(dim, str) and not isinstance(size, int)
-        }
-        at_opt, at_max = (
-            exported_graph(
-                program, {symbol: self.dims[dim][place] for symbol, dim in names.items()}
-            )
-            for place in (1, 2)
-        )
-        outputs = tuple(
-            TensorSpec(
-                name=name,
-                dtype=str(nodes[output].meta["val"].dtype).removeprefix("torch."),
-                shape=tuple(size_name(size, names) for size in nodes[output].meta["val"].shape),
-            )
-            for name, output in zip(
-                self.output_names, program.graph_signature.user_outputs, strict=True
-            )
-        )
-        operators = {node.target for node in program.graph.nodes if node.op == "call_function"}
-        custom = sorted(
-            f"{operator.namespace}::{operator._schema.name.split('::')[-1]}"  # noqa: SLF001
-            for operator in operators
-            if getattr(operator, "namespace", "aten") not in _STANDARD_NAMESPACES
-            and hasattr(operator, "_schema")
-        )
+        signature = Signature(inputs=self.inputs, outputs=(), dims=self.dims)
+        described = described_program(program, path, signature, self.output_names)
         factory = self._project.model.factory
-        return Program(
-            kind="exported",
-            path=path,
-            signature=Signature(inputs=self.inputs, outputs=outputs, dims=self.dims),
-            digest=_digest(program),
-            costs=costs(at_opt),
-            weight_bytes=_weight_bytes(program),
-            activation_bytes=activation_bytes(at_opt),
-            activation_bytes_at_max=activation_bytes(at_max),
-            custom_ops=tuple(custom),
-            source=factory.file if factory and custom else None,
+        source = factory.file if factory and described.custom_ops else None
+        return dataclasses.replace(described, source=source)
+
+
+def described_program(
+    program: Any, path: Path, given: Signature, output_names: Sequence[str]
+) -> Program:
+    """What capture says of an ExportedProgram that was saved to `path`.
+
+    Args:
+        program: exported from a module that takes and returns tensors by position.
+        path: the `.pt2` file.
+        given: the inputs and dims it was exported with; outputs are read off the program.
+        output_names: in the program's order.
+    """
+    nodes = {node.name: node for node in program.graph.nodes}
+    placeholders = [nodes[name] for name in program.graph_signature.user_inputs]
+    names = {
+        str(size): dim
+        for spec, node in zip(given.inputs, placeholders, strict=True)
+        for dim, size in zip(spec.shape, node.meta["val"].shape, strict=True)
+        if isinstance(dim, str) and not isinstance(size, int)
+    }
+    at_opt, at_max = (
+        exported_graph(program, {symbol: given.dims[dim][place] for symbol, dim in names.items()})
+        for place in (1, 2)
+    )
+    outputs = tuple(
+        TensorSpec(
+            name=name,
+            dtype=str(nodes[output].meta["val"].dtype).removeprefix("torch."),
+            shape=tuple(size_name(size, names) for size in nodes[output].meta["val"].shape),
         )
+        for name, output in zip(output_names, program.graph_signature.user_outputs, strict=True)
+    )
+    operators = {node.target for node in program.graph.nodes if node.op == "call_function"}
+    custom = sorted(
+        f"{operator.namespace}::{operator._schema.name.split('::')[-1]}"  # noqa: SLF001
+        for operator in operators
+        if getattr(operator, "namespace", "aten") not in _STANDARD_NAMESPACES
+        and hasattr(operator, "_schema")
+    )
+    return Program(
+        kind="exported",
+        path=path,
+        signature=dataclasses.replace(given, outputs=outputs),
+        digest=_digest(program),
+        costs=costs(at_opt),
+        weight_bytes=_weight_bytes(program),
+        activation_bytes=activation_bytes(at_opt),
+        activation_bytes_at_max=activation_bytes(at_max),
+        custom_ops=tuple(custom),
+    )
 
 
 def _weight_bytes(program: Any) -> int:

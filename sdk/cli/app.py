@@ -12,7 +12,7 @@ import typer
 from agent.errors import SlipwayError
 from agent.files import storage_error
 from sdk import __version__
-from sdk.cli import build, init, look, profiles, report, variants
+from sdk.cli import build, fit, init, look, profiles, report, variants
 
 _INTERRUPTED = 130
 
@@ -31,6 +31,7 @@ app.command("doctor", epilog=look.DOCTOR_EXAMPLE)(look.doctor)
 app.command("targets", epilog=look.TARGETS_EXAMPLE)(look.targets)
 app.add_typer(profiles.profiles_app, name="profiles")
 app.command("build", epilog=build.EXAMPLE)(build.build)
+app.command("fit", epilog=fit.EXAMPLE)(fit.fit)
 app.command("bench", epilog=variants.BENCH_EXAMPLE)(variants.bench)
 app.command("verify", epilog=variants.VERIFY_EXAMPLE)(variants.verify)
 app.command("compare", epilog=variants.COMPARE_EXAMPLE)(variants.compare)

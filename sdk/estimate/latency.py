@@ -14,25 +14,9 @@ from collections.abc import Mapping
 from profiles import Engine, Profile
 from sdk.estimate.constants import Constants, EngineConstants, OpClass
 from sdk.estimate.interval import Interval
-from targets.interface import OpCost, Program, Recipe, plain_name
+from sdk.estimate.precision import ELEMENT_BYTES, computed_in
+from targets.interface import OpCost, Program, Recipe
 
-ELEMENT_BYTES = {
-    "f32": 4.0,
-    "tf32": 4.0,
-    "f16": 2.0,
-    "bf16": 2.0,
-    "int8": 1.0,
-    "fp8": 1.0,
-    "fp4": 0.5,
-    "int4": 0.5,
-}
-"""How much memory traffic one number makes, by precision."""
-_FLOATING = frozenset({
-    "softmax", "_softmax", "layer_norm", "native_layer_norm", "layernormalization", "rms_norm",
-    "group_norm", "groupnormalization", "instance_norm", "instancenormalization",
-    "scaled_dot_product_attention",
-})  # fmt: skip
-"""What quantisers leave in floating point."""
 _PER_MS = 1e6  # GFLOP/s and GB/s are 1e6 operations and bytes per millisecond
 
 
@@ -83,35 +67,12 @@ def op_class(cost: OpCost) -> OpClass:
     return "depthwise" if cost.depthwise else cost.kind
 
 
-def computed_in(recipe: Recipe) -> str:
-    """What the tensors between operators are in: narrow weights alone do not make them narrow."""
-    if (recipe.quantisation or {}).get("method") != "weights":
-        return recipe.precision
-    hint = str(recipe.options.get("INFERENCE_PRECISION_HINT"))
-    return hint if hint in ELEMENT_BYTES else "f32"
-
-
 def _precision(recipe: Recipe, engine: Engine, cost: OpCost) -> str:
     """What one operator is computed in.
 
-    Weights may be stored in f16 and computed in f32. Where weights alone are quantised, products
-    are int8 only if the runtime quantises activations as they come. Quantised on the fly, only
-    products are quantised; quantised before, norms and attention's scores are not. And f32 on a GPU
-    that has TF32 is TF32, unless the recipe tells TensorRT or CUDA not to.
+    f32 on a GPU that has TF32 is TF32, unless the recipe tells TensorRT or CUDA not to.
     """
-    precision = recipe.precision
-    quantisation = recipe.quantisation or {}
-    hint = str(recipe.options.get("INFERENCE_PRECISION_HINT"))
-    rest = str(quantisation.get("rest", hint))
-    dynamic = bool(recipe.options.get("DYNAMIC_QUANTIZATION_GROUP_SIZE"))
-    if precision == "f16" and hint in ELEMENT_BYTES:
-        precision = hint
-    elif quantisation.get("method") == "weights":
-        precision = "int8" if dynamic and cost.kind == "matmul" else computed_in(recipe)
-    elif quantisation.get("method") == "dynamic" and cost.kind not in ("matmul", "recurrent"):
-        precision = "f32"
-    elif quantisation and rest in ELEMENT_BYTES and plain_name(cost.op) in _FLOATING:
-        precision = rest
+    precision = computed_in(recipe, cost)
     if precision == "f32" and "tf32" in engine.peak and _may_use_tf32(recipe):
         return "tf32"
     return precision

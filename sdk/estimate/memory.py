@@ -5,7 +5,7 @@ from __future__ import annotations
 from profiles import Profile
 from sdk.estimate.constants import DEFAULT, Constants
 from sdk.estimate.interval import Interval
-from sdk.estimate.latency import ELEMENT_BYTES, computed_in
+from sdk.estimate.precision import ELEMENT_BYTES, carried_in
 from targets.interface import Program, Recipe
 
 
@@ -25,7 +25,7 @@ def peak_memory_bytes(
     runtime = runtimes.get(recipe.toolchain, runtimes["*"]).value
     value = runtime + constants.weight_copies.value * weights + _activations(program, recipe)
     grown = max(program.activation_bytes_at_max - program.activation_bytes, 0)
-    at_max = grown * _scale(computed_in(recipe))
+    at_max = grown * _scale(carried_in(recipe))
     read = min(program.weight_bytes, sum(c.weight_bytes for c in program.costs if not c.fused))
     low = max(1.0, _LEAST_SHARE * read * scale)
     high = (value + at_max) * constants.memory_spread.value
@@ -50,7 +50,7 @@ _LEAST_SHARE = 0.5
 def _activations(program: Program, recipe: Recipe) -> float:
     """What is alive at one time; where liveness is not known, the operator that touches most."""
     most = program.activation_bytes or max((cost.bytes for cost in program.costs), default=0)
-    return most * _scale(computed_in(recipe))
+    return most * _scale(carried_in(recipe))
 
 
 def _scale(precision: str) -> float:

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from profiles import Engine, PowerMode, Profile
+from profiles import Engine, Fitted, PowerMode, Profile
 from profiles.reader import PRECISIONS
 
 _NAMES = {
@@ -44,6 +44,7 @@ def drawing(profile: Profile) -> RenderableType:
         *_section("power modes", _power_modes(profile, notes)),
         *_section("a device is of this type if", _lines(in_words(profile.match))),
         *_section("what was ever done on it", _status(profile)),
+        *_section("fitted for estimates (sdk fit)", _lines(fitted_lines(profile.fitted))),
         *_section("sources", notes.table()),
     ]
     return Group(*parts)
@@ -95,6 +96,27 @@ def in_words(predicate: Mapping[str, Any]) -> list[str]:
     ['the memory is at least 6 GiB and less than 9 GiB']
     """
     return [_sentence(path, condition) for path, condition in predicate.items()]
+
+
+def fitted_lines(fitted: Iterable[Fitted]) -> list[str]:
+    """What was learnt of each toolchain, from what, and how far off it is.
+
+    >>> fitted_lines([Fitted(toolchain="openvino", engine="cpu", ms={"request": 0.01},
+    ...     kinds=("f32 plain",), rows=900, held_out=90, error=0.1, low=0.8, high=1.25,
+    ...     date="2026-11-21", device="ab12", tools={"openvino": "2026.4.1"})])
+    ['openvino on cpu: off by 10 % on 90 held-out measurements, nine in ten between 0.8 and \
+1.25 of the estimate; 900 rows of 2026-11-21, openvino 2026.4.1']
+    """
+    lines = []
+    for entry in fitted:
+        tool = entry.tools.get(entry.toolchain)
+        lines.append(
+            f"{entry.toolchain} on {entry.engine}: off by {100 * entry.error:.0f} % on "
+            f"{entry.held_out} held-out measurements, nine in ten between {_three(entry.low)} and "
+            f"{_three(entry.high)} of the estimate; {entry.rows} rows of {entry.date}"
+            + (f", {entry.toolchain} {tool}" if tool else "")
+        )
+    return lines
 
 
 class _Notes:

@@ -112,13 +112,18 @@ class Runner:
 
 
 @functools.cache
-def own_code_digest() -> str:
-    """The digest of our own code: a result made by other code is another result."""
+def own_code_digest(parts: tuple[str, ...] = ("agent", "profiles", "sdk", "targets")) -> str:
+    """The digest of our own code: a result made by other code is another result.
+
+    Args:
+        parts: packages and files that a step runs, where it runs less than all.
+    """
     root = isolation.ROOT
+    found = [root / part for part in parts]
     files = sorted(
         path
-        for package in ("agent", "profiles", "sdk", "targets")
-        for path in (root / package).rglob("*.py")
+        for part in found
+        for path in ([part] if part.is_file() else part.rglob("*.py"))
         if path.parts[-2] not in ("cli", "report", "fleet")
     )
     return key_of(files={str(path.relative_to(root)): sha256_of(path) for path in files})

@@ -1,0 +1,86 @@
+"""`sdk fit`: measure this machine, so that estimates know it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agent.errors import UsageError
+from sdk.cli.output import err_console, out_console, print_json
+
+EXAMPLE = "Example: sdk fit --profile host"
+
+
+def fit(
+    profile: Annotated[
+        str, typer.Option("--profile", "-p", help="`host`, or a profile that this machine meets.")
+    ] = "host",
+    target: Annotated[str, typer.Option("--target", "-t", help="Whose `host`.")] = "intel",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="The profile with its fitted block goes there."),
+    ] = None,
+    project: Annotated[Path, typer.Option("--project", help="Its own profiles first.")] = Path(),
+    toolchain: Annotated[
+        list[str] | None, typer.Option("--toolchain", help="Only this; repeat for more.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A quarter of the programs: coarser, 4 times sooner.")
+    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure all anew.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the fitted block as JSON.")] = False,
+) -> None:
+    """Run micro-benchmarks here and fit a profile's constants to them: about 15 minutes.
+
+    It can be stopped at any time; the next run goes on. Sourced facts of the profile stay as they
+    are.
+    """
+    from agent.files import write_atomic
+    from sdk import detect
+    from sdk.cache import Cache
+    from sdk.cli.progress import shown
+    from sdk.assign import find_profile
+    from sdk.folders import cache_folder
+    from sdk.report.profiles import fitted_lines
+    from sdk.steps.fit import fit_profile
+    from sdk.workers import Workers
+
+    is_host = profile in ("host", f"{target}-host")
+    if not is_host and out is None:
+        raise UsageError(
+            f"--profile {profile} needs --out FILE.",
+            cause="A profile that is a file is not changed; a copy with the block is written.",
+            remedy=f"Add, for example, --out profiles/{profile}.toml",
+        )
+    found = find_profile(target, profile, project, cache_folder())
+    cache, workers = Cache(cache_folder()), Workers(cache_folder())
+    cache.sweep()
+    try:
+        with shown(err_console()) as on_event:
+            fitted = fit_profile(
+                found,
+                cache,
+                workers,
+                quick=quick,
+                fresh=fresh,
+                toolchains=toolchain or (),
+                on_event=on_event,
+            )
+    finally:
+        workers.stop()
+    if is_host:
+        written = detect.keep_fit(found, fitted)
+        err_console().print(f"kept in {written}", markup=False, soft_wrap=True)
+    if out is not None:
+        merged = detect.merged(found.fitted, fitted)
+        named = dataclasses.replace(found, name=out.stem, fitted=merged)
+        write_atomic(out, detect.profile_toml(named).encode())
+        err_console().print(f"written to {out}", markup=False, soft_wrap=True)
+    if json:
+        print_json(fitted)
+        return
+    for line in fitted_lines(fitted):
+        out_console().print(line, markup=False, soft_wrap=True)
