@@ -75,7 +75,8 @@ def build(
     from sdk import api, conductor
     from sdk.cli.progress import shown
 
-    with shown(err_console()) as on_event:
+    warnings: list[str] = []
+    with shown(err_console(), warnings.append) as on_event:
         summary = api.build(
             project,
             targets=target or (),
@@ -100,6 +101,8 @@ def build(
         written = out / summary.model
         told = f"\nwritten to {written}; the page is {written / 'report.html'}"
         out_console().print(told, style="dim", soft_wrap=True, markup=False)
+    for warning in warnings:
+        typer.echo(f"warning: {warning}", err=True)
     error = conductor.exit_error(summary, strict=strict)
     if error is not None:
         raise error
