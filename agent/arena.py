@@ -137,7 +137,7 @@ class Arena:
         try:
             child = self._start(contestant)
         except ChildError as error:
-            self._fail(name, error.kind, str(error))
+            self._fail(name, error.kind, str(error), error.error)
             return
         self._tell({"event": "started", "name": name, "pid": child.pid})
         try:
@@ -146,7 +146,7 @@ class Arena:
             warm = self._ask(child, "warm", seconds=self._budget.warmup_s)
         except ChildError as error:
             child.end()  # now: it may be spinning, or hold what the others need
-            self._fail(name, error.kind, str(error))
+            self._fail(name, error.kind, str(error), error.error)
             return
         if warm["nan"]:
             child.end()
@@ -201,7 +201,7 @@ class Arena:
                     max_runs=self._budget.max_runs,
                 )
             except ChildError as error:
-                self._fail(name, error.kind, str(error))
+                self._fail(name, error.kind, str(error), error.error)
                 continue
             entrant.child.pause()
             entrant.add(answer["latencies_ns"])
@@ -224,7 +224,7 @@ class Arena:
             try:
                 measured[name] = self._measurement(name, entrant)
             except ChildError as error:
-                self._fail(name, error.kind, str(error))
+                self._fail(name, error.kind, str(error), error.error)
             entrant.child.end()
         return {name: measured.get(name) or self._failures[name] for name in names}
 
@@ -246,7 +246,7 @@ class Arena:
             try:
                 self._sent_home[name] = self._measurement(name, entrant, told)
             except ChildError as error:
-                self._fail(name, error.kind, str(error))
+                self._fail(name, error.kind, str(error), error.error)
                 continue
             entrant.child.end()
             del self._running[name]
@@ -289,11 +289,13 @@ class Arena:
             entrant.medians, tolerance=self._budget.tolerance, last=self._budget.stable_rounds
         )
 
-    def _fail(self, name: str, kind: Any, message: str) -> None:
+    def _fail(
+        self, name: str, kind: Any, message: str, error: dict[str, str] | None = None
+    ) -> None:
         entrant = self._running.pop(name, None)
         if entrant is not None:
             entrant.child.end()
-        self._failures[name] = Failure(name=name, kind=kind, message=message)
+        self._failures[name] = Failure(name=name, kind=kind, message=message, error=error)
         self._tell({"event": "failed", "name": name, "kind": kind, "message": message})
 
 

@@ -133,6 +133,13 @@ def compare_folders(
 
 def _measured(result: Measurement | Failure) -> Measurement:
     if isinstance(result, Failure):
+        own = result.error
+        if own is not None and own["remedy"]:
+            raise ToolchainError(
+                f"{result.name} cannot be measured: {own['what']}",
+                cause=own["cause"],
+                remedy=own["remedy"],
+            )
         raise ToolchainError(
             f"{result.name} cannot be measured ({result.kind}): {result.message}",
             cause="Its runtime failed on this machine.",

@@ -75,8 +75,9 @@ class _Contestant:
         self._inputs = read_inputs(Path(inputs), record.signature)
         self._next = 0
         module = sessions.session_module(record.runtime.format)
-        import_runtime = getattr(module, "import_runtime", None)
-        import_ms = None if import_runtime is None else _timed_ms(import_runtime)
+        import_ms = None
+        if hasattr(module, "import_runtime"):
+            import_ms = _timed_ms(lambda: sessions.import_runtime(record.runtime.format))
         gc.collect()
         self._peak_before = tree_peak(os.getpid())
         self._baseline = memory(os.getpid())

@@ -70,6 +70,8 @@ class Failure:
     name: str
     kind: Literal["crashed", "hung", "out_of_memory", "wrong_answer", "error"]
     message: str
+    error: dict[str, str] | None = None
+    """As `agent.errors.to_record` makes it, where the contestant itself could say what is wrong."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

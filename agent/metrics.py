@@ -58,11 +58,12 @@ def metric(name: str) -> Metric:
     if name in _OTHERS:
         return _OTHERS[name]
     near = difflib.get_close_matches(name, metric_names(), n=1)
+    known = ", ".join(metric_names())
     raise UsageError(
-        f"There is no metric called {name!r}"
-        + (f"; did you mean {near[0]!r}?" if near else ".")
-        + f" Known are {', '.join(metric_names())}, and top<k> for any other k.",
-        cause="The name is misspelt, or the metric is the task's own.",
+        f"There is no metric {name!r}; known are {known}, and top<k> for any k.",
+        cause=f"Did you mean {near[0]!r}?"
+        if near
+        else "The name is misspelt, or the metric is the task's own.",
         remedy="Use a known name, or give data.score a function of your own.",
     )
 

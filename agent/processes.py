@@ -30,10 +30,11 @@ _WATCH_S = 0.05  # how often memory is looked at: rarely enough to cost a measur
 
 
 class ChildError(Exception):
-    """The child did not answer; `kind` says why."""
+    """The child did not answer; `kind` says why, `error` is its own record if it sent one."""
 
-    def __init__(self, kind: Kind, message: str) -> None:
+    def __init__(self, kind: Kind, message: str, error: dict[str, str] | None = None) -> None:
         self.kind: Kind = kind
+        self.error = error
         super().__init__(message)
 
 
@@ -98,7 +99,7 @@ class Child:
         answer = self._answer(str(message["verb"]), time_limit_s)
         if "failed" in answer:
             kind: Kind = answer["failed"]
-            raise ChildError(kind, str(from_record(answer["error"])))
+            raise ChildError(kind, str(from_record(answer["error"])), answer["error"])
         return answer
 
     def pause(self) -> None:

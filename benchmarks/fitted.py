@@ -33,7 +33,7 @@ from agent.errors import UsageError
 from benchmarks.architectures import ARCHITECTURES
 from benchmarks.models import MODELS
 from profiles import Profile
-from sdk.conductor import find_profile
+from sdk.assign import find_profile
 from sdk.estimate import Interval, bounds
 from sdk.estimate.fitted import fitted_latency_ms
 from sdk.folders import cache_folder

@@ -185,11 +185,23 @@ def load(file: Path) -> Profile:
     origin = "package" if ours else str(file)
     try:
         text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except FileNotFoundError as error:
         raise UsageError(
-            f"The profile {file} cannot be read: {error}.",
-            cause="It is not a text file in UTF-8, or belongs to somebody else.",
-            remedy="Check the file.",
+            f"There is no profile at {file}.",
+            cause="The path is misspelt, or the file was moved.",
+            remedy="Name a TOML file; `sdk profiles show NAME --toml` prints one to start from.",
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"The profile {file} is not a text file: {error}.",
+            cause="It is not in UTF-8, or not TOML at all.",
+            remedy="Save it as UTF-8.",
+        ) from error
+    except OSError as error:
+        raise UsageError(
+            f"The profile {file} cannot be read: {error.strerror}.",
+            cause="It is a folder, or belongs to somebody else.",
+            remedy="Name a TOML file that you may read.",
         ) from error
     profile = parse(text, str(file))
     if profile.name != file.stem:

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Literal
 
 from agent.bench import Budget, Comparison, Measurement, bench_one, compare_folders
 from agent.codec import decode
-from agent.errors import UsageError, VerificationError
+from agent.errors import StorageError, UsageError, VerificationError
 from agent.files import write_atomic
 from agent.tensors import TensorWriter
 from agent.variant import read_record, verify_files
 from sdk import accepted, conductor
 from sdk.capture.golden import is_at_opt
 from sdk.catalog import Build, Catalog
-from sdk.events import OnEvent, ignore
+from sdk.events import Event, OnEvent, ignore
 from sdk.folders import cache_folder, data_folder
 from sdk.golden_check import GoldenCheck, check_golden
 from sdk.limits import DEFAULT_ACCURACY_DROP, check_limit
@@ -73,7 +73,8 @@ def build(
         seed: of the search's order among what is equally promising.
         prefer: `speed` allows a drop of 5 % where the project sets no limit on accuracy;
             `accuracy` allows at most 0.5 %, whatever the project says.
-        on_event: called with each `sdk.events.Event`.
+        on_event: called with each `sdk.events.Event`; a `warning` where the finished build could
+            not be added to the history.
 
     Raises:
         SlipwayError: with an exit code; a candidate that fails is part of the Summary instead.
@@ -95,7 +96,11 @@ def build(
     )
     summary = conductor.build(Path(project), options, on_event)
     write_page(summary, Path(out) / summary.model / "report.html")
-    Catalog(data_folder()).record(summary, Path(project).absolute(), Path(out).absolute())
+    try:
+        Catalog(data_folder()).record(summary, Path(project).absolute(), Path(out).absolute())
+    except StorageError as error:  # what was asked for is built and written
+        told = f"this build is not in the history: {error}"
+        on_event(Event(kind="warning", message=told))
     return summary
 
 

@@ -115,5 +115,5 @@ class Catalog:
             raise StorageError(
                 f"The catalog {self._path} cannot be used: {error}.",
                 cause="The disk is full, the folder is read-only, or the file is damaged.",
-                remedy="Move the file aside; the builds themselves are not affected.",
+                remedy="Mend that, or name another folder in SLIPWAY_DATA; no build is affected.",
             ) from error

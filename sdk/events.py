@@ -11,7 +11,7 @@ from typing import Literal
 class Event:
     """Something began, ended or was found."""
 
-    kind: Literal["step", "start", "cached", "done", "failed", "note"]
+    kind: Literal["step", "start", "cached", "done", "failed", "note", "warning"]
     message: str
     """For a person: `lowering openvino-int8`."""
     seconds: float | None = None

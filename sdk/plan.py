@@ -66,11 +66,20 @@ def plan(
     planned = []
     for recipe in _unique(target.recipes(request)):
         candidate = Candidate(model=model, profile=request.profile, recipe=recipe)
-        refusal = _refusal(
-            recipe, request, toolchains[recipe.toolchain], availability[recipe.toolchain]
-        )
+        toolchain = toolchains[recipe.toolchain]
+        available = _for_target(target, toolchain, availability[recipe.toolchain])
+        refusal = _refusal(recipe, request, toolchain, available)
         planned.append(Planned(candidate=candidate, refusal=refusal))
     return tuple(planned)
+
+
+def _for_target(target: Target, toolchain: Toolchain, available: Availability) -> Availability:
+    """With the target's own extra to install, where it has one: it brings the other toolchains."""
+    extra = getattr(target, "EXTRA", None)
+    if extra is None or available.ok:
+        return available
+    remedy = available.remedy.replace(f"[{toolchain.EXTRA}]", f"[{extra}]")
+    return dataclasses.replace(available, remedy=remedy)
 
 
 def _unique(recipes: Iterable[Recipe]) -> Iterable[Recipe]:
@@ -93,7 +102,9 @@ def _refusal(
     if (recipe.quantisation or {}).get("samples", 0) and not request.has_data:
         return "static int8 needs real samples to calibrate with: add [data] to sdk.toml"
     if not available.ok:
-        return f"{recipe.toolchain} is not installed: {available.remedy}"
+        missing = ", ".join(available.missing)
+        told = f" ({missing} missing)" if missing else ""
+        return f"{recipe.toolchain} is not installed{told}: {available.remedy}"
     if request.program is not None:
         return _problems(request.program, recipe, toolchain)
     return None

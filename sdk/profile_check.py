@@ -7,9 +7,11 @@ person should look at again.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from agent.errors import UsageError
 from agent.manifest import Fingerprint, match
 from profiles import Profile
 
@@ -29,6 +31,24 @@ class Suspicion:
     remedy: str
 
 
+def check_target(profile: Profile, targets: Sequence[str]) -> None:
+    """Is there a target that would build for it?
+
+    Raises:
+        UsageError: there is none of this name among `targets`.
+    """
+    if profile.target in targets:
+        return
+    close = difflib.get_close_matches(profile.target, targets, n=1, cutoff=0.5)
+    raise UsageError(
+        f"{profile.origin}: target is {profile.target!r}; known are {', '.join(targets)}.",
+        cause=f"Did you mean {close[0]!r}?"
+        if close
+        else "It is misspelt, or the distribution that brings the target is not installed here.",
+        remedy="Correct it, or install the target first.",
+    )
+
+
 def suspicions(
     profile: Profile, others: Iterable[Profile], *, targets: Sequence[str]
 ) -> Iterator[Suspicion]:
@@ -39,12 +59,6 @@ def suspicions(
         others: the profiles that are known beside it; one of the same name counts as shadowed.
         targets: the names of the targets that are there.
     """
-    if profile.target not in targets:
-        yield Suspicion(
-            path="target",
-            what=f"is {profile.target!r}, but known are {', '.join(targets)}",
-            remedy="Correct it, or install the target.",
-        )
     if profile.name.endswith("-host") and profile.name.removesuffix("-host") in targets:
         yield Suspicion(
             path="name",

@@ -216,7 +216,10 @@ class _Reader:
                 higher = find_metric(metric).higher_is_better
             except UsageError as error:
                 raise self._error(
-                    "data.metric", error.what, cause=error.cause, remedy=error.remedy
+                    "data.metric",
+                    f"is wrong: {error.what[:1].lower()}{error.what[1:].rstrip('.')}",
+                    cause=error.cause,
+                    remedy=error.remedy,
                 ) from error
         else:
             higher = True

@@ -38,6 +38,12 @@ def target(name: str) -> Target:
     return cast("Target", _load(name, "target", "slipway.targets", "targets", target_names()))
 
 
+def extras() -> tuple[str, ...]:
+    """The extras of `slipway-sdk` that install all of one target's toolchains, sorted."""
+    found = (getattr(target(name), "EXTRA", None) for name in target_names())
+    return tuple(sorted(extra for extra in found if extra))
+
+
 def toolchain(name: str) -> Toolchain:
     """The toolchain's module. Importing it imports no vendor package.
 

@@ -25,6 +25,7 @@ TITLE = "Intel CPUs, integrated GPUs and NPUs, by OpenVINO, ONNX Runtime and Exe
 DEFAULT_PROFILE = "core-ultra-155h"
 """The one with all three engines. A build for the machine at hand says `--profile host`."""
 HOST_ARCH = "x86_64"
+EXTRA = "intel"
 
 BF16 = ("avx512_bf16", "amx_bf16")
 F16 = ("avx512_fp16", "amx_fp16")

@@ -155,6 +155,8 @@ class Availability:
     missing: tuple[str, ...] = ()
     remedy: str = ""
     """The command that installs what is missing."""
+    note: str = ""
+    """What it cannot do here although it lowers: for a person who asks."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -187,7 +189,10 @@ class Sensitivity:
 
 
 class Target(Protocol):
-    """A module in `targets/`."""
+    """A module in `targets/`.
+
+    It may also have `EXTRA`: the extra of `slipway-sdk` that installs all that it lowers with.
+    """
 
     NAME: str
     TITLE: str

@@ -15,6 +15,7 @@ NAME = "jetson"
 TITLE = "NVIDIA Jetson, by TensorRT (GPU and DLA) and ONNX Runtime"
 DEFAULT_PROFILE = "jetson-orin-nano-super"
 HOST_ARCH = None
+EXTRA = "jetson"
 """A Jetson can build, but so can any arm64 machine, and a name for the architecture cannot tell."""
 
 

@@ -11,6 +11,7 @@ NAME = "linux-arm"
 TITLE = "Arm boards with Linux, by ONNX Runtime, OpenVINO and ExecuTorch"
 DEFAULT_PROFILE = "raspberry-pi-5"
 HOST_ARCH = "aarch64"
+EXTRA = "linux-arm"
 
 F16 = ("fp16",)
 

@@ -15,6 +15,7 @@ NAME = "mobile"
 TITLE = "Android and iOS phones, by ExecuTorch"
 DEFAULT_PROFILE = "snapdragon-8-gen-3"
 HOST_ARCH = None
+EXTRA = "mobile"
 
 
 def recipes(request: Request) -> Iterator[Recipe]:

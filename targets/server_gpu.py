@@ -11,6 +11,7 @@ NAME = "server-gpu"
 TITLE = "NVIDIA GPUs in servers and workstations, by TensorRT, ONNX Runtime and AOTInductor"
 DEFAULT_PROFILE = "l4"
 HOST_ARCH = None
+EXTRA = "server-gpu"
 """No machine is such a device by its architecture alone: it takes the GPU."""
 
 

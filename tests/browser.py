@@ -49,14 +49,14 @@ class Browser:
         """The value that the body of a function returns in the page."""
         return self._post("execute/sync", {"script": script, "args": []})
 
-    def device(self, width: int, height: int, *, dark: bool = False) -> None:
-        """Be a screen of that size, and prefer the dark or the light."""
+    def device(self, width: int, height: int, *, dark: bool = False, media: str = "screen") -> None:
+        """Be a screen of that size, or paper, and prefer the dark or the light."""
         self._cdp(
             "Emulation.setDeviceMetricsOverride",
             {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self._cdp("Emulation.setEmulatedMedia", {"features": [scheme]})
+        self._cdp("Emulation.setEmulatedMedia", {"media": media, "features": [scheme]})
 
     def accessibility_tree(self) -> list[dict[str, Any]]:
         """The nodes that a screen reader is told of."""

@@ -27,13 +27,14 @@ from agent.bench import (
     contest,
 )
 from agent.codec import canonical, decode, encode
+from agent.engine_build import package_release
 from agent.errors import ToolchainError, UsageError, VerificationError
 from agent.files import sha256_of
 from agent.manifest import File, Runtime, Signature, TensorSpec
 from agent.processes import memory, tree, tree_memory
 from agent.sessions import session_module
 from agent.tensors import write_tensors
-from agent.variant import RECORD_NAME, VariantRecord, record_bytes
+from agent.variant import RECORD_NAME, VariantRecord, read_record, record_bytes
 
 pytestmark = pytest.mark.toolchain
 
@@ -293,6 +294,21 @@ def test_a_file_that_the_runtime_refuses_is_an_error_in_its_words(measure):
     assert found["broken"].kind == "error"
     assert "cannot load model.onnx" in found["broken"].message
     assert isinstance(found["small"], Measurement)
+
+
+@pytest.mark.skipif(package_release() is not None, reason="TensorRT is here")
+def test_a_runtime_that_is_missing_is_named_with_how_to_install_it(measure, tmp_path, inputs):
+    folder = make_variant(tmp_path / "engine")
+    record = read_record(folder)
+    runtime = dataclasses.replace(record.runtime, format="tensorrt")
+    (folder / RECORD_NAME).write_bytes(record_bytes(dataclasses.replace(record, runtime=runtime)))
+    with pytest.raises(ToolchainError) as told:
+        bench_one(folder, inputs=inputs, budget=BRIEF)
+    assert "engine cannot be measured" in told.value.what
+    assert "needs the runtime tensorrt" in told.value.what
+    assert "Error:" not in told.value.what
+    assert "not installed" in told.value.cause
+    assert "pip install tensorrt" in told.value.remedy
 
 
 def test_a_python_that_is_not_there_is_an_error(measure, variants):

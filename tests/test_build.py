@@ -221,6 +221,29 @@ def test_history_tells_what_was_built(built: Built) -> None:
     assert json.loads(found.stdout)[0]["program_digest"] == built.summary.program_digest
 
 
+def test_a_catalog_that_cannot_be_written_is_a_warning_after_the_result(
+    built: Built, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    arguments = [
+        "build",
+        str(built.project),
+        "-t",
+        "mobile",
+        "-p",
+        "a17-pro",
+        "--out",
+        str(tmp_path),
+    ]
+    found = sdk(*arguments, env={**os.environ, "SLIPWAY_DATA": str(tmp_path / "file")})
+    assert found.returncode == 0
+    assert "mobile on a17-pro: not proven yet" in found.stdout
+    assert (tmp_path / "tiny" / "summary.json").is_file()
+    last = found.stderr.strip().splitlines()[-1]
+    assert last.startswith("warning: this build is not in the history: The catalog")
+    assert "SLIPWAY_DATA" in last
+
+
 def test_the_report_is_one_page_that_asks_for_nothing(built: Built) -> None:
     page = (built.folder / "report.html").read_text()
     assert "intel-host" in page

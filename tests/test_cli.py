@@ -175,6 +175,40 @@ def test_without_data_static_int8_is_refused_at_once(
     assert any("calibrate" in entry["refused"] for entry in refused)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        *(
+            (["--budget", bad], "a time above zero")
+            for bad in ("0", "-5", "abc", "5m30", "nan", "")
+        ),
+        (["--objective", "fast"], "no objective 'fast'"),
+        (["--speed", "--accuracy"], "both given"),
+    ],
+)
+def test_a_dry_run_checks_what_the_build_would(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_project(tmp_path / "good")
+    assert run(["build", str(folder), "-p", "core-ultra-155h", "--dry-run", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_dry_run_of_a_search_lists_its_first_heat(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_project(tmp_path / "good")
+    told = {}
+    for more in ((), ("--objective", "size"), ("--budget", "5m")):
+        assert run(["build", str(folder), "-p", "host", "-t", "intel", "--dry-run", *more]) == 0
+        found = capsys.readouterr()
+        told[more] = {line.split("/")[2].split("  ")[0] for line in found.out.splitlines()}
+    assert "the first heat" in found.err
+    plain, small, searched = told.values()
+    assert any("-weights-" in name for name in small - plain)
+    assert any(name.startswith("aotinductor") for name in searched - plain)
+
+
 def test_init_writes_a_project_once_and_replaces_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

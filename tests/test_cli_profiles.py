@@ -14,7 +14,8 @@ from rich.console import Console
 
 from profiles import Profile, all_profiles, find, parse
 from sdk.cli.app import run
-from sdk.report.profiles import drawing, in_words, rate, size
+from sdk.report.predicates import in_words, size
+from sdk.report.profiles import drawing, rate
 from tests.test_profiles import GOOD
 
 SHIPPED = all_profiles(())
@@ -185,7 +186,18 @@ def test_a_wrong_file_has_code_2_and_names_file_and_key(
     assert f"{wrong}: wrong" in said
     assert f"error: {wrong}: power_modes.15W.cores is 9, but cores is 4." in said
     assert "nowhere.toml: wrong" in said
-    assert "cannot be read" in said
+    assert "error: There is no profile at nowhere.toml." in said
+    assert "UTF-8" not in said
+
+
+def test_a_target_that_is_not_there_has_code_2(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = _write(folder, "board", GOOD.replace('target = "intel"', 'target = "linux"'))
+    assert run(["profiles", "check", file]) == 2
+    said = capsys.readouterr().out
+    assert "target is 'linux'; known are" in said
+    assert "Did you mean 'linux-arm'?" in said
 
 
 def test_what_is_suspicious_is_a_warning_with_code_0(

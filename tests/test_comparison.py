@@ -17,6 +17,7 @@ from agent.codec import encode
 from agent.errors import UsageError
 from agent.manifest import Fingerprint
 from sdk.cli.app import run
+from sdk.limits import LimitVerdict
 from sdk.report.changes import print_comparison
 from sdk.report.comparison import RUN_TO_RUN, Comparison, Delta, compare
 from sdk.summary import CandidateSummary, LatencySummary, Summary
@@ -171,6 +172,61 @@ def test_another_model_other_tools_and_other_limits_are_told() -> None:
     assert found.profiles[0].limits["latency_p90_ms"] == (4.0, 5.0)
 
 
+def test_a_new_limit_and_whom_it_fails_are_told() -> None:
+    was, other = (
+        summaries.measured(NAME, 1.6, 0.0),
+        summaries.measured("onnxruntime-f32-22", 0.5, 0),
+    )
+    tighter = {**summaries.LIMITS, "latency_p90_ms": 1.0}
+    old = summaries.profile("intel-host", [was, other], NAME)
+    now = summaries.profile(
+        "intel-host",
+        [summaries.judged(one, tighter) for one in (was, other)],
+        "onnxruntime-f32-22",
+        limits=tighter,
+    )
+    found = compare(summaries.summary(old), summaries.summary(now))
+    change, same = found.profiles[0].candidates
+    assert (change.old_verdict, change.new_verdict) == ("met", "unmet")
+    assert change.broken == ("latency_p90_ms",)
+    assert (same.old_verdict, same.new_verdict, same.broken) == ("met", "met", ())
+    text = printed(found)
+    assert "limit on 90th-percentile latency: at most 4 ms -> at most 1 ms" in text
+    assert f"{NAME}: met -> unmet by 90th-percentile latency" in text
+    assert "1 candidate: nothing beyond noise" in text
+    no_limit = dataclasses.replace(old, limits={})
+    assert "limit on size: none -> at most 20 MiB" in printed(
+        compare(summaries.summary(no_limit), summaries.summary(old))
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (("built", "met"), ("built", "unproven"), "met -> unproven"),
+        (("built", "unmet"), ("failed", None), "unmet -> failed"),
+        (("refused", None), ("built", "met"), "refused -> met"),
+    ],
+)
+def test_what_became_of_a_candidate_is_told(
+    old: tuple[str, str | None], new: tuple[str, str | None], told: str
+) -> None:
+    def of(status: str, verdict: str | None) -> Summary:
+        limits = (LimitVerdict(name="size_mib", limit=20.0, value=None, verdict=verdict,
+                               evidence=None),) if verdict else ()  # fmt: skip
+        made = summaries.candidate(NAME, status=status, limits=limits)
+        return summaries.summary(summaries.profile("intel-host", [made], None))
+
+    assert f"{NAME}: {told}" in printed(compare(of(*old), of(*new)))
+
+
+def printed(found: Comparison) -> str:
+    """The comparison as a terminal shows it."""
+    console = Console(record=True, width=160, file=io.StringIO())
+    print_comparison(found, console)
+    return console.export_text()
+
+
 def test_builds_of_different_models_do_not_compare() -> None:
     with pytest.raises(UsageError, match="net and other"):
         compare(build(), build(model="other"))
@@ -185,7 +241,7 @@ def test_the_printed_comparison_names_what_changed_and_counts_the_rest() -> None
                     "+9.60", "smaller", "one machine at two times"):  # fmt: skip
         assert telling in text
     print_comparison(compare(build(), build()), console)
-    assert "1 candidates: nothing beyond noise" in console.export_text()
+    assert "1 candidate: nothing beyond noise" in console.export_text()
     print_comparison(compare(build(), build(new, host=ELSEWHERE)), console)
     assert "speed and memory do not compare: soc bench -> another" in console.export_text()
 

@@ -116,7 +116,7 @@ def test_an_output_of_another_shape_is_an_error_that_names_both():
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("top1_agrement", "did you mean 'top1_agreement'"), ("f1", "Known are"), ("top0", "top1")],
+    [("top1_agrement", "Did you mean 'top1_agreement'"), ("f1", "known are"), ("top0", "top1")],
 )
 def test_an_unknown_metric_is_answered_with_the_known_ones(name, message):
     with pytest.raises(UsageError, match=message):

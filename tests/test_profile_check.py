@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.errors import UsageError
 from agent.manifest import Fingerprint, match
 from profiles import Profile, all_profiles, find, parse
-from sdk.profile_check import overlaps, suspicions, values
+from sdk.profile_check import check_target, overlaps, suspicions, values
 from tests.test_profiles import CARD, GOOD
 
 SHIPPED = all_profiles(())
@@ -98,7 +99,6 @@ OTHER = parse(BOARD, "other.toml")
 TOO_FAST = 'f16 = { value = 1000, source = "x" }\nint8 = { value = 4000,'
 CASES = [
     # what it is, old text, new text, the path, what is said
-    ("a target that is not there", 'target = "intel"', 'target = "intle"', "target", "known are intel"),
     ("a name that no build reads", 'name = "board"', 'name = "intel-host"', "name", "this file"),
     ("an engine without a rate", "[engines.gpu]", "[engines.dla]\ntitle = 'x'\n[engines.gpu]", "engines.dla.peak", "estimated"),
     ("a sparse rate", "f16 = { value = 1000,", TOO_FAST, "engines.gpu.peak.int8", "4.0 times the rate of f16"),
@@ -113,6 +113,21 @@ def test_what_looks_wrong_is_said(old: str, new: str, path: str, said: str) -> N
     found = _found(GOOD.replace(old, new, 1))
     assert set(found) == {path}
     assert said in found[path]
+
+
+@pytest.mark.parametrize(
+    ("target", "cause"),
+    [
+        ("intle", "Did you mean 'intel'?"),
+        ("linux", "Did you mean 'linux-arm'?"),
+        ("kiosk", "not installed"),
+    ],
+)
+def test_a_target_that_is_not_there_is_an_error(target: str, cause: str) -> None:
+    profile = parse(GOOD.replace('target = "intel"', f'target = "{target}"'), "board.toml")
+    with pytest.raises(UsageError, match=f"target is '{target}'; known are intel") as told:
+        check_target(profile, ("intel", "linux-arm", "mobile"))
+    assert cause in told.value.cause
 
 
 def test_a_good_profile_is_not_suspected() -> None:

@@ -480,7 +480,7 @@ def test_a_file_that_is_called_otherwise_than_its_profile_is_refused(tmp_path: P
 
 def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match="is not a text file"):
         find("binary", (tmp_path,))
 
 

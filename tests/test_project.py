@@ -84,7 +84,7 @@ MISTAKES = {
     "an unknown target": ('targets = ["intel"]', 'targets = ["intle"]', "Did you mean 'intel'?"),
     "an unknown limit": ("accuracy_drop = 0.01", "acuracy_drop = 0.01", "'accuracy_drop'"),
     "an unknown scope": ("[limits.intel]", "[limits.inetl]", "Did you mean 'intel'?"),
-    "an unknown metric": ('"top1"', '"topp1"', "data.metric"),
+    "an unknown metric": ('"top1"', '"topp1"', "data.metric is wrong: there is no metric 'topp1'; known are"),
     "an unknown dtype": ('"float32"', '"float23"', "Did you mean 'float32'?"),
     "an unknown dim": ('["batch", 3]', '["bach", 3]', "Did you mean 'batch'?"),
     "an unknown toolchain": ("[toolchain.openvino]", "[toolchain.openvin]", "'openvino'"),

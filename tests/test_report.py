@@ -169,7 +169,21 @@ def test_a_device_that_is_not_here_is_named_with_the_command_to_run_there() -> N
     found = to_prove(summaries.estimated())
     assert [gap.limits for gap in found[0].gaps] == [("90th-percentile latency",)]
     assert found[0].command == "sdk build PROJECT --target jetson --profile orin-nano"
-    assert "soc is nvidia,tegra234 and jetpack is at least 6.1" in found[0].remedy
+    assert "the chip is nvidia,tegra234, JetPack is at least 6.1" in found[0].remedy
+
+
+@pytest.mark.parametrize(
+    ("precision", "told"),
+    [("int8", "int8 differs between"), ("f32", "rounding may differ between")],
+)
+def test_what_another_machines_answers_leave_open_depends_on_the_precision(
+    precision: str, told: str
+) -> None:
+    name = f"onnxruntime-{precision}-bbbbbbb9"
+    seen = summaries.accuracy(0.0, evidence="host", n=4000)
+    found = summaries.candidate(name, "pi", accuracy=seen, precision=precision)
+    profile = summaries.profile("pi", [summaries.judged(found, {"accuracy_drop": 0.02})], name)
+    assert [told in gap.missing for proof in to_prove(profile) for gap in proof.gaps] == [True]
 
 
 def test_a_phone_cannot_run_the_build_so_no_command_is_promised() -> None:
@@ -184,7 +198,7 @@ def test_nothing_selected_leaves_nothing_to_prove() -> None:
 
 def test_a_predicate_reads_as_a_sentence() -> None:
     told = device_words({"identity.isa": {"has": ["avx2", "fma"]}, "identity.arch": ["a", "b"]})
-    assert told == "isa has avx2 and fma and arch is a or b"
+    assert told == "the CPU's flags include avx2, fma, the architecture is a or b"
     assert device_words(None) == ""
 
 

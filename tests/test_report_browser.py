@@ -21,6 +21,7 @@ pytestmark = [
 ]
 
 PHONE, DESK = (390, 844), (1280, 900)
+PAPER = (718, 1047)  # what a browser prints on, of an A4 sheet at 96 pixels an inch
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +90,21 @@ def test_all_plots_are_drawn_and_nothing_of_them_lies_off_the_screen(
             assert plot["drawn"] >= 4
             assert plot["left"] >= 0
             assert plot["right"] <= size[0]
+
+
+@pytest.mark.parametrize("name", ["proven", "many", "five profiles"])
+def test_no_text_of_a_plot_is_cut_off_by_the_edge_of_the_paper(
+    name: str, window: Browser, pages: dict[str, Path]
+) -> None:
+    window.device(*PAPER, media="print")
+    window.open(pages[name])
+    ends = window.run(
+        "return [...document.querySelectorAll('svg.plot text')].map(e => [e.textContent,"
+        " e.getBoundingClientRect().left, e.getBoundingClientRect().right])"
+    )
+    window.device(*DESK)
+    assert ends
+    assert [text for text, left, right in ends if left < 0 or right > PAPER[0]] == []
 
 
 def test_text_keeps_its_size_on_a_phone(window: Browser, pages: dict[str, Path]) -> None:

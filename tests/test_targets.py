@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ from agent.errors import UsageError
 from agent.manifest import Signature
 from profiles import Engine, Profile, Stack, all_profiles, find
 from sdk.plan import Planned, plan
-from targets import intel, jetson, mobile, server_gpu, target, target_names, toolchain
+from targets import intel, jetson, linux_arm, mobile, server_gpu, target, target_names, toolchain
 from targets.interface import PRECISIONS, Availability, OpCost, Program, Recipe, Request
+from targets.lowering import vendor
 from targets.recipes import tensorrt
 
 
@@ -473,3 +476,50 @@ def test_targets_import_no_vendor_and_no_torch() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() in ("[]", "['numpy']"), "targets.interface names numpy's arrays"
+
+
+SHIPPED = (intel, jetson, linux_arm, mobile, server_gpu)
+PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
+
+
+@pytest.mark.parametrize("module", SHIPPED, ids=lambda module: module.NAME)
+def test_what_is_missing_is_installed_by_the_extra_of_the_users_target(
+    module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile = find(module.DEFAULT_PROFILE, ())
+    profile = dataclasses.replace(profile, isa=("fp16", "avx_vnni"))
+    for lib in (vendor, toolchain("aotinductor"), toolchain("tensorrt")):
+        monkeypatch.setattr(lib, "version_of", lambda _name: None)
+    toolchains = {
+        recipe.toolchain: toolchain(recipe.toolchain) for recipe in _recipes(module, profile)
+    }
+    missing = {name: found.available() for name, found in toolchains.items()}
+    request = Request(profile=profile, program=None, has_data=True)
+    refusals = [entry.refusal for entry in plan("net", module, request, toolchains, missing)]
+    told = [refusal for refusal in refusals if refusal and "is not installed" in refusal]
+    assert told
+    assert all(refusal.endswith(f"'slipway-sdk[{module.EXTRA}]'") for refusal in told)
+    assert "missing" in told[0]
+    brought = _requirements(module.EXTRA)
+    assert {name for found in missing.values() for name in found.missing} <= brought
+
+
+def _requirements(extra: str) -> set[str]:
+    """All distributions that an extra brings, through the extras that it names."""
+    extras = tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"]
+    found: set[str] = set()
+    for entry in extras[extra]:
+        inner = re.fullmatch(r"slipway-sdk\[(.*)\]", entry)
+        if inner:
+            found |= set().union(*(_requirements(name) for name in inner[1].split(",")))
+        else:
+            found.add(re.split(r"[^\w-]", entry)[0])
+    return found
+
+
+def test_tensorrt_says_that_it_only_lowers_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = toolchain("tensorrt")
+    monkeypatch.setattr(module, "version_of", lambda name: None if name == "tensorrt" else "1")
+    assert "built and run on a device" in module.available().note
+    monkeypatch.setattr(module, "version_of", lambda _name: "10.3.0")
+    assert module.available().note == ""

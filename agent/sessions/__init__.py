@@ -7,12 +7,13 @@ shapes, so a runtime module only translates.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib
 import os
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -65,7 +66,8 @@ class SessionModule(Protocol):
     """A module in this folder: `PACKAGE` is the distribution whose version the runtime has.
 
     It may also have `import_runtime()`, which does all the imports that `load` will need: then
-    `agent.bench` can tell the runtime's own memory and start from the variant's.
+    `agent.bench` can tell the runtime's own memory and start from the variant's. And `INSTALL`: how
+    to install the runtime, where `pip install PACKAGE` is not the answer.
 
     `prepare(path, options, signature, fingerprint, folder, *, again)` finishes the compile on the
     device and returns the file for `load`, which raises StaleError if that file is not for this
@@ -117,18 +119,37 @@ def load(path: str | Path, check_as: str | None = None) -> CheckedSession:
     record = read_record(folder)
     module = session_module(check_as or record.runtime.format)
     options = record.options if check_as is None else record.options.get("check", {})
-    try:
+    with _runtime_errors(module, folder.name):
         if hasattr(module, "prepare"):
             inner = _load_prepared(module, folder / record.files[0].path, options, record)
         else:
             inner = module.load(folder / record.files[0].path, options, record.signature)
+    return CheckedSession(inner, record)
+
+
+def import_runtime(format: str) -> None:
+    """Do the imports that loading a variant of this format will need, as far as they are told.
+
+    Raises:
+        UsageError: the format is not known here.
+        ToolchainError: the runtime is missing; the message names its package.
+    """
+    module: Any = session_module(format)
+    if hasattr(module, "import_runtime"):
+        with _runtime_errors(module, "it"):
+            module.import_runtime()
+
+
+@contextlib.contextmanager
+def _runtime_errors(module: Any, who: str) -> Iterator[None]:
+    try:
+        yield
     except ImportError as error:
         raise ToolchainError(
-            f"{folder.name} needs the runtime {module.PACKAGE}, which cannot be imported: {error}.",
+            f"{who} needs the runtime {module.PACKAGE}, which cannot be imported: {error}.",
             cause="It is not installed in this Python environment.",
-            remedy=f"Install it: pip install {module.PACKAGE}",
+            remedy=getattr(module, "INSTALL", f"Install it: pip install {module.PACKAGE}"),
         ) from error
-    return CheckedSession(inner, record)
 
 
 def prepared_folder(record: VariantRecord) -> Path:
@@ -342,6 +363,7 @@ __all__ = [
     "StaleError",
     "check_inputs",
     "formats",
+    "import_runtime",
     "load",
     "operator_times",
     "prepared_folder",

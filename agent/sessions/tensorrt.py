@@ -28,6 +28,10 @@ from agent.tensors import Array
 
 FORMAT = "tensorrt"
 PACKAGE = "tensorrt"
+INSTALL = (
+    "Run it on the device. On a Jetson JetPack brings it: make the environment with "
+    "--system-site-packages. On a server with an NVIDIA GPU: pip install tensorrt"
+)
 
 _NARROWER = {"int64": "int32"}
 """TensorRT 8 gives such inputs and outputs the narrower type."""

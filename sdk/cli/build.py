@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -12,6 +12,9 @@ from agent.errors import UsageError
 from sdk.cli.output import err_console, out_console, print_json
 from sdk.objective import OBJECTIVES, Objective
 from sdk.search.clock import seconds
+
+if TYPE_CHECKING:
+    from sdk.options import Options
 
 EXAMPLE = "Example: sdk build docs/examples/digits --target intel --profile host --out build"
 
@@ -69,13 +72,28 @@ def build(
                 remedy=f"Write, for example, --limit {name}=10",
             )
         limits[name] = check_limit(name, _number(value), "--limit")
-    if dry_run:
-        _dry_run(project, target or [], profile or [], limits, out, json=json)
-        return
     from sdk import api, conductor
+
+    budget_s = None if budget is None else seconds(budget)
+    least = _objective(objective)
+    prefer = _preference(speed=speed, accuracy=accuracy)
+    if dry_run:
+        from sdk.options import Options
+
+        options = Options(
+            targets=tuple(target or ()),
+            profiles=tuple(profile or ()),
+            limits=limits,
+            out=out,
+            objective=least,
+            budget_s=budget_s,
+        )
+        _dry_run(project, options, json=json)
+        return
     from sdk.cli.progress import shown
 
-    with shown(err_console()) as on_event:
+    warnings: list[str] = []
+    with shown(err_console(), warnings.append) as on_event:
         summary = api.build(
             project,
             targets=target or (),
@@ -85,10 +103,10 @@ def build(
             jobs=jobs,
             fresh=fresh,
             prune=prune,
-            budget_s=None if budget is None else seconds(budget),
-            objective=_objective(objective),
+            budget_s=budget_s,
+            objective=least,
             seed=seed,
-            prefer=_preference(speed=speed, accuracy=accuracy),
+            prefer=prefer,
             on_event=on_event,
         )
     if json:
@@ -100,6 +118,8 @@ def build(
         written = out / summary.model
         told = f"\nwritten to {written}; the page is {written / 'report.html'}"
         out_console().print(told, style="dim", soft_wrap=True, markup=False)
+    for warning in warnings:
+        typer.echo(f"warning: {warning}", err=True)
     error = conductor.exit_error(summary, strict=strict)
     if error is not None:
         raise error
@@ -133,19 +153,9 @@ def _number(value: str) -> object:
         return value
 
 
-def _dry_run(
-    project: Path,
-    target: list[str],
-    profile: list[str],
-    limits: dict[str, float],
-    out: Path,
-    *,
-    json: bool,
-) -> None:
+def _dry_run(project: Path, options: Options, *, json: bool) -> None:
     from sdk import conductor
-    from sdk.options import Options
 
-    options = Options(targets=tuple(target), profiles=tuple(profile), limits=limits, out=out)
     planned = conductor.dry_run(project, options)
     if json:
         print_json([{"identifier": p.candidate.identifier, "refused": p.refusal} for p in planned])
@@ -153,3 +163,5 @@ def _dry_run(
     for entry in planned:
         refused = f"  refused: {entry.refusal}" if entry.refusal else ""
         sys.stdout.write(f"{entry.candidate.identifier}{refused}\n")
+    if options.budget_s is not None:
+        typer.echo("These are the first heat; what follows depends on what it finds.", err=True)

@@ -40,9 +40,9 @@ def fit(
     """
     from agent.files import write_atomic
     from sdk import detect
+    from sdk.assign import find_profile
     from sdk.cache import Cache
     from sdk.cli.progress import shown
-    from sdk.assign import find_profile
     from sdk.folders import cache_folder
     from sdk.report.profiles import fitted_lines
     from sdk.steps.fit import fit_profile
@@ -58,8 +58,9 @@ def fit(
     found = find_profile(target, profile, project, cache_folder())
     cache, workers = Cache(cache_folder()), Workers(cache_folder())
     cache.sweep()
+    warnings: list[str] = []
     try:
-        with shown(err_console()) as on_event:
+        with shown(err_console(), warnings.append) as on_event:
             fitted = fit_profile(
                 found,
                 cache,
@@ -71,6 +72,8 @@ def fit(
             )
     finally:
         workers.stop()
+    for warning in warnings:
+        err_console().print(f"warning: {warning}", markup=False, soft_wrap=True)
     if is_host:
         written = detect.keep_fit(found, fitted)
         err_console().print(f"kept in {written}", markup=False, soft_wrap=True)

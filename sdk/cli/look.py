@@ -19,7 +19,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def doctor(json: Json = False) -> None:
     """Which toolchains are here, in which versions, and how to install what is missing."""
-    from targets import toolchain, toolchain_names
+    from targets import extras, toolchain, toolchain_names
 
     found = {name: toolchain(name).available() for name in toolchain_names()}
     if json:
@@ -30,9 +30,17 @@ def doctor(json: Json = False) -> None:
     for name, available in found.items():
         versions = ", ".join(f"{key} {value}" for key, value in available.versions.items())
         console.print(f"{name}: {'ok' if available.ok else 'MISSING'}  {versions}", markup=False)
+        if available.note:
+            console.print(f"  {available.note}", markup=False)
         if not available.ok:
             console.print(f"  missing {', '.join(available.missing)}", markup=False)
             console.print(f"  install: {available.remedy}", markup=False)
+    if not all(available.ok for available in found.values()):
+        console.print(
+            "The extra of the target that you build for brings all that it lowers with: "
+            f"{', '.join(extras())}.",
+            markup=False,
+        )
 
 
 def targets(json: Json = False) -> None:

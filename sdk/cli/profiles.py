@@ -131,26 +131,28 @@ class _Checked:
 
 def _checked(paths: Iterable[Path], project: Path) -> Iterator[_Checked]:
     from profiles import load
-    from sdk.profile_check import suspicions
+    from sdk.profile_check import check_target, suspicions
     from targets import target_names
 
     read: dict[Path, Profile] = {}
     wrong: dict[Path, dict[str, str]] = {}
     for path in dict.fromkeys(paths):
         try:
-            read[path] = load(path)
+            found = load(path)
+            check_target(found, target_names())
+            read[path] = found
         except UsageError as error:
             wrong[path] = {"what": error.what, "cause": error.cause, "remedy": error.remedy}
     known = tuple(_known(project, {path.resolve() for path in read}))
     for path in dict.fromkeys(paths):
         profile = read.get(path)
         beside = [other for other in read.values() if other is not profile]
-        found = suspicions(profile, [*beside, *known], targets=target_names()) if profile else ()
+        warned = suspicions(profile, [*beside, *known], targets=target_names()) if profile else ()
         yield _Checked(
             file=str(path),
             profile=profile.name if profile else None,
             error=wrong.get(path),
-            warnings=tuple(found),
+            warnings=tuple(warned),
         )
 
 

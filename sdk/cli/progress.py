@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 
@@ -12,12 +12,18 @@ from sdk.events import Event, OnEvent
 
 
 @contextlib.contextmanager
-def shown(console: Console) -> Iterator[OnEvent]:
-    """Show events while inside: a live line in a terminal, plain lines in a log."""
+def shown(console: Console, warn: Callable[[str], None]) -> Iterator[OnEvent]:
+    """Show events while inside: a live line in a terminal, plain lines in a log.
+
+    Warnings are handed to `warn`, to be said after the result, where they are read.
+    """
     started = time.monotonic()
     status = console.status("starting") if console.is_terminal else None
 
     def on_event(event: Event) -> None:
+        if event.kind == "warning":
+            warn(event.message)
+            return
         elapsed = f"[{time.monotonic() - started:6.1f} s]"
         if event.kind in ("start", "step"):
             if status is not None:

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sdk.report import figures
-from sdk.report.comparison import Comparison, Delta, ProfileChange
+from sdk.report.comparison import CandidateChange, Comparison, Delta, ProfileChange
 
 _QUANTITIES = {
     "latency_p50_ms": "p50 ms",
@@ -65,8 +65,8 @@ def _print_profile(change: ProfileChange, console: Console) -> None:
     if change.old_verdict is None or change.new_verdict is None:
         return
     for name, (old, new) in change.limits.items():
-        shown = (figures.limit_figure(name, old), figures.limit_figure(name, new))
-        console.print(Text(f"limit {figures.LIMITS[name]}: {shown[0]} -> {shown[1]}"))
+        shown = ["none" if v is None else figures.demand(name, v) for v in (old, new)]
+        console.print(Text(f"limit on {figures.LIMITS[name]}: {shown[0]} -> {shown[1]}"))
     old_name, new_name = change.old_selected or "none", change.new_selected or "none"
     moved = new_name if old_name == new_name else f"{old_name} -> {new_name}"
     console.print(Text(f"selected: {moved}"))
@@ -76,17 +76,33 @@ def _print_profile(change: ProfileChange, console: Console) -> None:
     rows = [("selected", delta) for delta in change.selected if old_name != new_name]
     quiet = 0
     for candidate in change.candidates:
-        if candidate.old_status != candidate.new_status:
-            console.print(
-                Text(f"{candidate.name}: {candidate.old_status} -> {candidate.new_status}")
-            )
+        told = _standing(candidate)
+        if told:
+            console.print(Text(f"{candidate.name}: {told}"), soft_wrap=True)
         telling = [delta for delta in candidate.deltas if _tells(delta)]
         rows += [(candidate.name, delta) for delta in telling]
-        quiet += not telling
+        quiet += not telling and not told
     if rows:
         console.print(_table(rows))
     if quiet:
-        console.print(Text(f"{quiet} candidates: nothing beyond noise", style="dim"))
+        console.print(
+            Text(f"{quiet} candidate{'s' if quiet > 1 else ''}: nothing beyond noise", style="dim")
+        )
+
+
+def _standing(change: CandidateChange) -> str:
+    """What became of it then and now, where that differs; and the limits that it breaks anew."""
+    old, new = (
+        status if verdict is None else verdict
+        for status, verdict in (
+            (change.old_status, change.old_verdict),
+            (change.new_status, change.new_verdict),
+        )
+    )
+    anew = ", ".join(figures.LIMITS[name] for name in change.broken)
+    if old == new:
+        return f"breaks another limit: {anew}" if anew else ""
+    return f"{old} -> {new}{f' by {anew}' if anew else ''}"
 
 
 def _verdicts(change: ProfileChange) -> str:

@@ -18,7 +18,7 @@ from agent.errors import UsageError
 from agent.identity import isa_class
 from agent.manifest import Fingerprint
 from sdk.limits import Verdict
-from sdk.report.figures import chosen_of, own_name
+from sdk.report.figures import broken, chosen_of, own_name, verdict_of
 from sdk.summary import CandidateSummary, ProfileSummary, Summary
 
 RUN_TO_RUN = 2 * Budget.tolerance
@@ -53,6 +53,11 @@ class CandidateChange:
     old_status: str
     new_status: str
     deltas: tuple[Delta, ...]
+    old_verdict: Verdict | None = None
+    """By the limits of its own build; None where it was not built."""
+    new_verdict: Verdict | None = None
+    broken: tuple[str, ...] = ()
+    """The limits that it breaks now and did not break then."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -150,16 +155,31 @@ def _profile(
         appeared=tuple(name for name in after if name not in before) if old else (),
         vanished=tuple(name for name in before if name not in after) if new else (),
         candidates=tuple(
-            CandidateChange(
-                name=name,
-                old_status=before[name].status,
-                new_status=candidate.status,
-                deltas=_deltas(before[name], candidate, machine, same_isa=same_isa),
-            )
+            _candidate(name, before[name], candidate, machine, same_isa=same_isa)
             for name, candidate in after.items()
             if name in before
         ),
         limits=_changed(old.limits or {}, new.limits or {}) if old and new else {},
+    )
+
+
+def _candidate(
+    name: str,
+    old: CandidateSummary,
+    new: CandidateSummary,
+    machine: Mapping[str, tuple[Any, Any]],
+    *,
+    same_isa: bool,
+) -> CandidateChange:
+    were = {limit.name for limit in broken(old)}
+    return CandidateChange(
+        name=name,
+        old_status=old.status,
+        new_status=new.status,
+        deltas=_deltas(old, new, machine, same_isa=same_isa),
+        old_verdict=verdict_of(old),
+        new_verdict=verdict_of(new),
+        broken=tuple(limit.name for limit in broken(new) if limit.name not in were),
     )
 
 

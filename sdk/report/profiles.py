@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -11,23 +10,8 @@ from rich.text import Text
 
 from profiles import Engine, Fitted, PowerMode, Profile
 from profiles.reader import PRECISIONS
+from sdk.report.predicates import in_words, size
 
-_NAMES = {
-    "identity.arch": "the architecture",
-    "identity.soc": "the chip",
-    "identity.isa": "the CPU's flags",
-    "identity.cores": "the number of processors",
-    "identity.gpu": "the GPU",
-    "identity.sm": "the compute capability",
-    "identity.memory_bytes": "the memory",
-    "identity.emulated": "being emulated",
-    "software.os": "the system",
-    "software.driver": "the GPU's driver",
-    "software.jetpack": "JetPack",
-    "conditions.power_mode": "the power mode",
-    "conditions.governor": "the governor",
-}
-"""Path of a fingerprint -> what a person calls it."""
 _CLOCKS = ("cores", "cpu_mhz", "gpu_mhz", "memory_mhz", "watts")
 
 
@@ -74,28 +58,10 @@ def rate(precision: str, gflop_s: float) -> str:
     return f"{_three(gflop_s / 1000)} {'TOPS' if integers else 'TFLOP/s'}"
 
 
-def size(memory_bytes: int | None) -> str:
-    """An amount of memory; `-` where the type has several or no source tells.
-
-    >>> size(8 << 30), size(None)
-    ('8 GiB', '-')
-    """
-    return "-" if memory_bytes is None else f"{_three(memory_bytes / (1 << 30))} GiB"
-
-
 def evidence(profile: Profile) -> str:
     """What was ever done on such a device, with what the profile says about it."""
     done = [f"{key}: {text}" for key, text in profile.status.items() if text != "not tried"]
     return "; ".join(done) or "nothing"
-
-
-def in_words(predicate: Mapping[str, Any]) -> list[str]:
-    """A `match` predicate as sentences, all of which must hold.
-
-    >>> in_words({"identity.memory_bytes": {"min": 6 << 30, "below": 9 << 30}})
-    ['the memory is at least 6 GiB and less than 9 GiB']
-    """
-    return [_sentence(path, condition) for path, condition in predicate.items()]
 
 
 def fitted_lines(fitted: Iterable[Fitted]) -> list[str]:
@@ -217,26 +183,6 @@ def _status(profile: Profile) -> Table:
     for key, text in profile.status.items():
         table.add_row(Text(key), Text(text))
     return table
-
-
-def _sentence(path: str, condition: Any) -> str:
-    name = _NAMES.get(path, path.removeprefix("software.runtimes."))
-
-    def written(value: Any) -> str:
-        if path == "identity.memory_bytes" and isinstance(value, int):
-            return size(value)
-        return ("yes" if value else "no") if isinstance(value, bool) else str(value)
-
-    if isinstance(condition, list):
-        return f"{name} is {' or '.join(map(written, condition))}"
-    if not isinstance(condition, Mapping):
-        return f"{name} is {written(condition)}"
-    if "has" in condition:
-        wanted = condition["has"]
-        return f"{name} include {', '.join(wanted if isinstance(wanted, list) else [wanted])}"
-    words = {"min": "at least", "below": "less than"}
-    bounds = [f"{words[key]} {written(value)}" for key, value in condition.items()]
-    return f"{name} is {' and '.join(bounds)}"
 
 
 def _section(title: str, table: Table) -> Iterator[RenderableType]:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from sdk.limits import KINDS, LimitVerdict
 from sdk.report.figures import LIMITS, chosen_of, limit_figure, number, percent
+from sdk.report.predicates import in_words
 from sdk.summary import AccuracySummary, CandidateSummary, ProfileSummary
 
 FINAL_SHARE = 0.5
@@ -17,6 +18,8 @@ _SPEED = (
     *("throughput_per_s", "peak_memory_mib", "speedup", "memory_reduction"),
 )
 _PHONES = ("android", "ios")
+_QUANTISED = ("int8", "int4")
+"""Integer sums saturate on some processors. FP8 products are rounded, as floats are."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,9 +64,9 @@ def device_words(match: Mapping[str, Any] | None) -> str:
     """A `[match]` predicate in words.
 
     >>> device_words({"identity.arch": "aarch64", "software.jetpack": {"min": "6.1"}})
-    'arch is aarch64 and jetpack is at least 6.1'
+    'the architecture is aarch64, JetPack is at least 6.1'
     """
-    return " and ".join(_condition(path, want) for path, want in (match or {}).items())
+    return ", ".join(in_words(match or {}))
 
 
 def command_for(result: ProfileSummary) -> str:
@@ -115,7 +118,8 @@ def _accuracy(limit: LimitVerdict, chosen: CandidateSummary, result: ProfileSumm
     if limit.name == "accuracy_drop" and found.high > limit.limit:
         return _more_samples(limit, found)
     if found.evidence == "host":
-        missing = "another machine's answers were checked, and int8 differs between CPUs"
+        differs = "int8 differs" if chosen.precision in _QUANTISED else "rounding may differ"
+        missing = f"another machine's answers were checked, and {differs} between processors"
         return _on_a_device(missing, result)
     return _on_a_device("the answers were checked by another runtime", result)
 
@@ -145,22 +149,6 @@ def _on_a_device(missing: str, result: ProfileSummary) -> _Way:
         )
         return _Way(missing, remedy)
     words = device_words(result.match)
-    where = f"{device}, a machine whose {words}" if words else device
+    where = f"{device} ({words})" if words else device
     remedy = f"Run the same build on the device itself, with Python 3.11 or newer: {where}."
     return _Way(missing, remedy, command_for(result))
-
-
-def _condition(path: str, want: Any) -> str:
-    name = path.partition(".")[2] or path
-    name = name.replace("_", " ")
-    if isinstance(want, Mapping):
-        parts = []
-        for operator, bound in want.items():
-            if operator == "has":
-                parts.append(f"{name} has {' and '.join(map(str, bound))}")
-            else:
-                parts.append(f"{name} is {'at least' if operator == 'min' else operator} {bound}")
-        return " and ".join(parts)
-    if isinstance(want, (list, tuple)):
-        return f"{name} is {' or '.join(map(str, want))}"
-    return f"{name} is {want}"

@@ -8,6 +8,7 @@ device shows an overflow in between; nor does it say how fast anything is.
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -34,6 +35,7 @@ NAME = "tensorrt"
 EXTRA = "jetson"
 FORMAT = "tensorrt"
 
+_ELSEWHERE = "lowers here; engines are built and run on a device that has TensorRT"
 _FILE = "model.onnx"
 _BACKENDS = ("GPU", "DLA")
 _PRECISIONS = ("f32", "f16", "int8", "fp8")
@@ -45,9 +47,12 @@ RANGE_SAMPLES = 16
 
 def available() -> Availability:
     """What lowering needs; TensorRT itself is needed on the device alone."""
-    return availability(
+    found = availability(
         ("onnx", "onnxruntime", "numpy"), ("nncf", "torch", "onnxscript", "onnx-ir"), EXTRA
     )
+    if not found.ok or version_of("tensorrt") is not None:
+        return found
+    return dataclasses.replace(found, note=_ELSEWHERE)
 
 
 def supports(program: Program, recipe: Recipe) -> list[Problem]:
