@@ -27,6 +27,7 @@ VERBS = (
     "verify",
     "compare",
     "report",
+    "accept",
     "history",
 )
 

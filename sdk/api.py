@@ -19,7 +19,7 @@ from agent.errors import StorageError, UsageError, VerificationError
 from agent.files import write_atomic
 from agent.tensors import TensorWriter
 from agent.variant import read_record, verify_files
-from sdk import conductor
+from sdk import accepted, conductor
 from sdk.capture.golden import is_at_opt
 from sdk.catalog import Build, Catalog
 from sdk.events import Event, OnEvent, ignore
@@ -27,6 +27,7 @@ from sdk.folders import cache_folder, data_folder
 from sdk.golden_check import GoldenCheck, check_golden
 from sdk.limits import DEFAULT_ACCURACY_DROP, check_limit
 from sdk.objective import Objective
+from sdk.options import Options
 from sdk.report.page import render
 from sdk.samples import StoredSamples, write_sample
 from sdk.summary import SCHEMA, Summary
@@ -79,7 +80,7 @@ def build(
         SlipwayError: with an exit code; a candidate that fails is part of the Summary instead.
     """
     checked = {name: check_limit(name, value, "limits") for name, value in (limits or {}).items()}
-    options = conductor.Options(
+    options = Options(
         targets=tuple(targets),
         profiles=tuple(profiles),
         limits=checked,
@@ -178,6 +179,22 @@ def read_summary(path: str | Path) -> Summary:
             remedy="Update Slipway here, or build again.",
         )
     return decode(Summary, document)
+
+
+def accept(path: str | Path) -> tuple[str, ...]:
+    """Make a build the one that later builds of its model are held against.
+
+    Args:
+        path: its folder, or its `summary.json`.
+
+    Returns:
+        The profiles that it has a variant for.
+
+    Raises:
+        UsageError: there is no build.
+        LimitError: it has no variant.
+    """
+    return accepted.accept(read_summary(path), data_folder())
 
 
 def write_page(summary: Summary, path: str | Path) -> None:

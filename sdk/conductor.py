@@ -14,23 +14,25 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from agent.errors import LimitError, ToolchainError, UsageError
+from agent.errors import LimitError, ToolchainError
 from agent.identity import fingerprint
-from profiles import Profile, find
+from sdk.accepted import with_regressions
+from sdk.assign import assign
 from sdk.cache import Cache
 from sdk.estimate import estimate
 from sdk.events import Event, OnEvent
-from sdk.folders import cache_folder
-from sdk.limits import DEFAULT_ACCURACY_DROP, with_default
-from sdk.objective import Objective, must_be_small
+from sdk.folders import cache_folder, data_folder
+from sdk.objective import must_be_small
+from sdk.options import Options
 from sdk.output import Output, write_output
 from sdk.plan import Assignment, Candidate, Planned, plan
-from sdk.project import Project, profile_folders
+from sdk.project import Project
 from sdk.project_reader import load_project
 from sdk.prune import audit, reason, with_disproofs
 from sdk.search.clock import Clock
 from sdk.search.loop import Job, search
 from sdk.select import Result, Selection, select
+from sdk.steps.calibration import calibration_note
 from sdk.steps.capture import Captured, capture
 from sdk.steps.lower import Lowering, lower
 from sdk.steps.operators import operators
@@ -40,31 +42,6 @@ from sdk.summary import Summary, summarise
 from sdk.workers import Workers
 from targets import target, toolchain, toolchain_names
 from targets.interface import Request
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-    """What `sdk build` was asked for, beside what the project file says."""
-
-    targets: tuple[str, ...] = ()
-    profiles: tuple[str, ...] = ()
-    """`NAME` or `TARGET=NAME`; `host` is this machine."""
-    limits: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    out: Path = Path("build")
-    jobs: int = 1
-    fresh: bool = False
-    prune: bool = True
-    """Leave out candidates that cannot meet a limit even at the best of their estimate."""
-    objective: Objective = "latency"
-    """What is to be least among the variants that keep the limits."""
-    budget_s: float | None = None
-    """Search for so long for a better variant than the target's own recipes; None: only those."""
-    seed: int = 0
-    """Of the search's order among what is equally promising."""
-    drop_default: float = DEFAULT_ACCURACY_DROP
-    """The limit on the accuracy drop where none is given."""
-    drop_most: float | None = None
-    """A limit on the accuracy drop that tightens whatever is given."""
 
 
 def build(project_path: Path, options: Options, on_event: OnEvent) -> Summary:
@@ -104,6 +81,7 @@ def build(project_path: Path, options: Options, on_event: OnEvent) -> Summary:
             started=started,
             seconds=time.time() - started,
         )
+        summary = with_regressions(summary, data_folder())
         on_event(Event(kind="step", message="writing the variants"))
         return write_output(output, summary, assignments, selections, built, captured, cache)
 
@@ -130,86 +108,6 @@ def dry_run(project_path: Path, options: Options) -> list[Planned]:
             available,
         )
     ]
-
-
-def assign(project: Project, options: Options, cache: Path) -> tuple[Assignment, ...]:
-    """Which profiles to build for, each with its limits.
-
-    Raises:
-        UsageError: no target is named, or a target or profile is not known.
-    """
-    names = options.targets or project.targets
-    if not names:
-        raise UsageError(
-            "No target is named.",
-            cause="Neither --target nor [build] targets says what to build for.",
-            remedy="Name one: sdk build --target intel",
-        )
-    asked = _profiles_by_target(names, options.profiles, project.root)
-    assignments = []
-    for name in dict.fromkeys(names):
-        default = (target(name).DEFAULT_PROFILE,)
-        for profile_name in asked.get(name) or project.profiles.get(name) or default:
-            profile = find_profile(name, profile_name, project.root, cache)
-            limits = with_default(
-                {**project.limits_for(name, profile.name), **options.limits},
-                default=options.drop_default,
-                most=options.drop_most,
-            )
-            assignments.append(Assignment(target=name, profile=profile, limits=limits))
-    return tuple(assignments)
-
-
-def find_profile(target_name: str, name: str, root: Path, cache: Path) -> Profile:
-    """A profile by name; `host` and `<target>-host` are detected on this machine."""
-    if name in ("host", f"{target_name}-host"):
-        from sdk.detect import detect
-
-        return detect(target_name, cache)
-    return find(name, profile_folders(root))
-
-
-def _profiles_by_target(
-    targets: Sequence[str], asked: Sequence[str], root: Path
-) -> dict[str, tuple[str, ...]]:
-    found: dict[str, tuple[str, ...]] = {}
-    for entry in asked:
-        target_name, separator, profile = entry.rpartition("=")
-        if not separator:
-            target_name = _owner(profile, targets, root)
-        elif target_name not in targets:
-            raise UsageError(
-                f"--profile {entry}: {target_name!r} is not among the targets of this build "
-                f"({', '.join(targets)}).",
-                cause="The part before '=' is a target.",
-                remedy=f"Add --target {target_name}, or correct it.",
-            )
-        found[target_name] = (*found.get(target_name, ()), profile)
-    return found
-
-
-def _owner(profile: str, targets: Sequence[str], root: Path) -> str:
-    """Which of the build's targets a bare profile name belongs to.
-
-    Raises:
-        UsageError: none of them; or there is no profile of this name.
-    """
-    for name in targets:
-        if profile == f"{name}-host":
-            return name
-    if profile == "host":
-        arch = fingerprint().identity["arch"]
-        hosts = [name for name in targets if arch == target(name).HOST_ARCH]
-        return hosts[0] if hosts else targets[0]
-    owner = find(profile, profile_folders(root)).target
-    if owner not in targets:
-        raise UsageError(
-            f"--profile {profile} belongs to {owner!r}, which is not among the targets of this "
-            f"build ({', '.join(targets)}).",
-            cause="A profile serves one target.",
-            remedy=f"Add --target {owner}, or name a profile of these: sdk profiles list",
-        )
-    return owner
 
 
 def _planned(
@@ -276,22 +174,24 @@ def _search_all(
         )
         own_clock = clock.share(len(assignments) - done)
         found = search(job, own, built, captured, runner, own_clock)
-        selections.append(_finished(found, own, built, captured, runner, options))
+        selections.append(_finished(found, item, own, built, captured, runner, options))
     return selections
 
 
 def _finished(
     selection: Selection,
+    item: Assignment,
     planned: Sequence[Planned],
     built: Mapping[str, Lowering],
     captured: Captured,
     runner: Runner,
     options: Options,
 ) -> Selection:
-    """With where the time goes, and what pruning would have cost."""
+    """With where the time goes, what pruning would have cost, and whether to mend the samples."""
     selection = operators(runner, selection, built, captured)
     cost = None if options.prune else audit(planned, selection.results)
-    return dataclasses.replace(selection, notes=(cost,) if cost else ())
+    notes = calibration_note(runner, selection.results, built, captured, item.limits)
+    return dataclasses.replace(selection, notes=(*((cost,) if cost else ()), *notes))
 
 
 def _prove_and_select(
@@ -305,7 +205,7 @@ def _prove_and_select(
     results = [_result(entry, item, built, captured, runner, options) for entry in planned]
     measured = measure(runner, item.profile, results, built, captured, item.limits)
     selection = select(measured, item.limits, options.objective)
-    return _finished(selection, planned, built, captured, runner, options)
+    return _finished(selection, item, planned, built, captured, runner, options)
 
 
 def _result(

@@ -60,6 +60,7 @@ def _step(name: str) -> Callable[[dict[str, Any], Path], Result]:
         "rank": _rank,
         "evaluate": _evaluate,
         "operators": _operators,
+        "coverage": _coverage,
         "available": _available,
     }[name]
 
@@ -121,6 +122,13 @@ def _operators(payload: dict[str, Any], out: Path) -> Result:
             cause="Its profiler does not take this model, or tells it in a new form.",
             remedy="Nothing depends on it; the log has the whole story.",
         ) from error
+
+
+def _coverage(payload: dict[str, Any], out: Path) -> Result:
+    from sdk.calibration import find_coverage
+
+    with _vendor_errors("onnxruntime", "could not run the model tensor by tensor"):
+        return find_coverage(payload, out)
 
 
 def _available(payload: dict[str, Any], out: Path) -> Result:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from profiles import Profile
 from targets.interface import Program, Recipe, Request
 from targets.recipes import (
     aotinductor_cpu,
     executorch_cpu,
     nncf,
+    nncf_cpu,
     onnxruntime_cpu,
     openvino,
     openvino_small,
@@ -31,7 +33,7 @@ F16 = ("avx512_fp16", "amx_fp16")
 
 def recipes(request: Request) -> Iterator[Recipe]:
     """What is worth trying; the first is the f32 lowering that the others are held against."""
-    yield from _openvino_cpu(request.program, set(request.profile.isa))
+    yield from _openvino_cpu(request.program, request.profile)
     if request.must_be_small:
         yield from openvino_small("f32")
     yield from onnxruntime_cpu(request.program, request.profile)
@@ -44,7 +46,8 @@ def recipes(request: Request) -> Iterator[Recipe]:
             yield openvino(engine.upper(), "int8", "f16", quantisation=nncf(request.program))
 
 
-def _openvino_cpu(program: Program | None, isa: set[str]) -> Iterator[Recipe]:
+def _openvino_cpu(program: Program | None, profile: Profile) -> Iterator[Recipe]:
+    isa = set(profile.isa)
     yield openvino("CPU", "f32", "f32")
     # Asked for bf16, OpenVINO emulates it on any AVX-512 CPU, which is slow: hence the flags.
     yield openvino("CPU", "bf16", "bf16", needs_isa=BF16)
@@ -52,4 +55,4 @@ def _openvino_cpu(program: Program | None, isa: set[str]) -> Iterator[Recipe]:
     # f32 and says nothing, so the recipe says it.
     yield openvino("CPU", "f16", "f16" if isa & set(F16) else "f32")
     rest = "bf16" if isa & set(BF16) else "f32"  # of the operators that stay floating point
-    yield openvino("CPU", "int8", rest, quantisation=nncf(program))
+    yield openvino("CPU", "int8", rest, quantisation=nncf_cpu(program, profile))

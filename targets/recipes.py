@@ -138,6 +138,20 @@ def nncf(program: Program | None) -> dict[str, Any]:
     }
 
 
+def nncf_cpu(program: Program | None, profile: Profile) -> dict[str, Any]:
+    """NNCF's default int8, and half the range of all weights where sums of products saturate."""
+    return nncf(program) | ({"overflow_fix": "enable"} if saturates(profile) else {})
+
+
+def saturates(profile: Profile) -> bool:
+    """Whether sums of u8 x s8 products may saturate at 16 bit, as on x86 without VNNI.
+
+    Answers change from CPU to CPU then, and 7-bit weights avoid it. A profile that does not tell
+    counts as one without.
+    """
+    return profile.arch == "x86_64" and not set(profile.isa) & set(VNNI)
+
+
 def onnxruntime_cpu(program: Program | None, profile: Profile) -> Iterator[Recipe]:
     """f32, static int8, and dynamic int8 where most of the arithmetic is matrix products."""
     yield onnxruntime(program, profile, "f32")
@@ -145,9 +159,7 @@ def onnxruntime_cpu(program: Program | None, profile: Profile) -> Iterator[Recip
         "method": "static",
         "samples": ONNXRUNTIME_SAMPLES,
         "per_channel": True,
-        # Without VNNI, sums of u8 x s8 products saturate at 16 bit on x86 and answers change from
-        # CPU to CPU: 7-bit weights avoid it. A profile that does not tell counts as one without.
-        "reduce_range": profile.arch == "x86_64" and not set(profile.isa) & set(VNNI),
+        "reduce_range": saturates(profile),
     }
     yield onnxruntime(program, profile, "int8", quantisation=static)
     if program is None or share(program, ("matmul", "recurrent")) > 0.5:

@@ -262,6 +262,31 @@ def test_fp8_is_refused_with_the_reason_where_the_gpu_has_none(
     assert "tensorrt-gpu-f16" not in reasons
 
 
+@pytest.mark.parametrize(
+    ("name", "isa", "halved"),
+    [
+        ("core-ultra-155h", ("avx2", "avx_vnni"), False),
+        ("core-ultra-155h", ("avx2", "avx512f"), True),
+        ("core-ultra-155h", None, True),  # its list is not complete, and names none
+        ("xeon-sapphire-rapids", None, False),
+        ("raspberry-pi-5", None, False),
+    ],
+)
+def test_weights_take_half_their_range_where_sums_of_products_saturate(
+    name: str, isa: tuple[str, ...] | None, halved: bool
+) -> None:
+    profile = find(name, ())
+    if isa is not None:
+        profile = dataclasses.replace(profile, isa=isa)
+    found = _recipes(target(profile.target), profile, CNN)
+    by_nncf = next(r for r in found if r.name.startswith("openvino-int8"))
+    static = next(r for r in found if r.name.startswith("onnxruntime-int8"))
+    assert by_nncf.quantisation is not None
+    assert static.quantisation is not None
+    assert (by_nncf.quantisation.get("overflow_fix") == "enable") == halved
+    assert static.quantisation["reduce_range"] == halved
+
+
 @pytest.mark.parametrize("name", ["intel", "linux-arm"])
 def test_narrow_weights_are_tried_only_where_size_or_memory_counts(name: str) -> None:
     profile = find(target(name).DEFAULT_PROFILE, ())

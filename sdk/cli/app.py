@@ -35,6 +35,7 @@ app.command("bench", epilog=variants.BENCH_EXAMPLE)(variants.bench)
 app.command("verify", epilog=variants.VERIFY_EXAMPLE)(variants.verify)
 app.command("compare", epilog=variants.COMPARE_EXAMPLE)(variants.compare)
 app.command("report", epilog=report.EXAMPLE)(report.report)
+app.command("accept", epilog=look.ACCEPT_EXAMPLE)(look.accept)
 app.command("history", epilog=look.HISTORY_EXAMPLE)(look.history)
 
 

@@ -14,7 +14,7 @@ from sdk.objective import OBJECTIVES, Objective
 from sdk.search.clock import seconds
 
 if TYPE_CHECKING:
-    from sdk.conductor import Options
+    from sdk.options import Options
 
 EXAMPLE = "Example: sdk build docs/examples/digits --target intel --profile host --out build"
 
@@ -73,12 +73,13 @@ def build(
             )
         limits[name] = check_limit(name, _number(value), "--limit")
     from sdk import api, conductor
+    from sdk.options import Options
 
     budget_s = None if budget is None else seconds(budget)
     least = _objective(objective)
     prefer = _preference(speed=speed, accuracy=accuracy)
     if dry_run:
-        options = conductor.Options(
+        options = Options(
             targets=tuple(target or ()),
             profiles=tuple(profile or ()),
             limits=limits,

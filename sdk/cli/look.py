@@ -1,8 +1,9 @@
-"""Verbs that only look: `doctor`, `targets`, `history`."""
+"""Small verbs: `doctor`, `targets`, `history`, `accept`."""
 
 from __future__ import annotations
 
 import platform
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,6 +12,7 @@ from sdk.cli.output import out_console, print_json
 
 DOCTOR_EXAMPLE = "Example: sdk doctor"
 TARGETS_EXAMPLE = "Example: sdk targets"
+ACCEPT_EXAMPLE = "Example: sdk accept build/digits"
 HISTORY_EXAMPLE = "Example: sdk history --model digits --limit 5"
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -56,6 +58,20 @@ def targets(json: Json = False) -> None:
         out_console().print(
             f"{row['name']:12} {row['title']} (default profile {row['profile']})", markup=False
         )
+
+
+def accept(
+    folder: Annotated[Path, typer.Argument(help="A model's build folder, or its summary.json.")],
+    json: Json = False,
+) -> None:
+    """Hold later builds of this model against this one: they tell what got worse."""
+    from sdk import api
+
+    profiles = api.accept(folder)
+    if json:
+        print_json({"accepted": profiles})
+        return
+    out_console().print(f"accepted for {', '.join(profiles)}", markup=False)
 
 
 def history(

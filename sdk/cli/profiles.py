@@ -53,7 +53,7 @@ def show_profile(
     json: Json = False,
 ) -> None:
     """One profile: its engines, memory, rates and software, each figure with its source."""
-    from sdk.conductor import find_profile
+    from sdk.assign import find_profile
     from sdk.detect import host_target, profile_toml
     from sdk.folders import cache_folder
     from sdk.report.profiles import drawing

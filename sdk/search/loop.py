@@ -37,6 +37,8 @@ ALIKE = 2
 """Of these, so many may run the same files."""
 RESERVE = 0.3
 """The share of the budget that is kept for the final, at most."""
+PATIENCE, PATIENCE_S = 0.25, 30.0
+"""One lowering may take this share of what is left, or so many seconds."""
 _LOAD_S = 2.0  # a small variant's, with its runtime's import
 _ENDED = "the budget ended before it was tried"
 
@@ -203,11 +205,12 @@ class _Search:
         must = self._is_first(move)
         if not must and self._left() <= 0:
             return Attempt(move=move, result=self._result(candidate, "planned", None, _ENDED))
-        lowering = self._lowered(move, None if must else self._left())
+        within_s = None if must else self._patience()
+        lowering = self._lowered(move, within_s)
         self._built[move.recipe.digest] = lowering
         if lowering.failure is not None:
-            if lowering.hung and not must and self._left() <= 0:
-                told = "the budget ended while it was lowered"
+            if lowering.hung and within_s is not None and within_s < self._time_limit_s(move):
+                told = f"lowering it takes more than {spoken(within_s)}, its share of the budget"
                 return Attempt(move=move, result=self._result(candidate, "planned", None, told))
             failed = self._result(candidate, "failed", "lower", lowering.failure)
             return Attempt(move=move, result=failed)
@@ -217,6 +220,13 @@ class _Search:
             placement=lowering.lowered.placement if lowering.lowered else {},
         )
         return Attempt(move=move, result=self._screened(move, result, lowering))
+
+    def _patience(self) -> float:
+        """How long one lowering may take: no slow compiler eats up what others could use."""
+        return min(self._left(), max(PATIENCE_S, PATIENCE * self._left()))
+
+    def _time_limit_s(self, move: Move) -> float:
+        return self._runner.limits_for(move.recipe.toolchain).time_limit_s
 
     def _is_first(self, move: Move) -> bool:
         """The one that is judged whatever the time: the first f32 of the plan."""

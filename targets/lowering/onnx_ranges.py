@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from agent.sessions.onnxruntime import import_runtime
+from agent.tensors import Array
 from targets.interface import Calibration
 from targets.lowering.vendor import vendor_errors
 
 
 def observed_maxima(model: Any, calibration: Calibration, count: int) -> dict[str, float]:
     """Tensor -> the largest absolute value over the samples; infinite where one was not finite.
-
-    Runs the f32 graph in ONNX Runtime with every float tensor as an output. What subgraphs hold
-    inside is not seen.
 
     Args:
         model: in f32, below 2 GB.
@@ -23,6 +22,21 @@ def observed_maxima(model: Any, calibration: Calibration, count: int) -> dict[st
 
     Raises:
         ToolchainError: the model or a sample cannot be run.
+    """
+    found: dict[str, float] = {}
+    for sample in maxima_of_each(model, itertools.islice(calibration, count)):
+        for name, bound in sample.items():
+            found[name] = max(found.get(name, 0.0), bound)
+    return found
+
+
+def maxima_of_each(
+    model: Any, samples: Iterable[Mapping[str, Array]]
+) -> Iterator[dict[str, float]]:
+    """The same of one sample after the other.
+
+    Runs the f32 graph in ONNX Runtime with every float tensor as an output. What subgraphs hold
+    inside is not seen.
     """
     import numpy as np
     import onnx
@@ -50,12 +64,11 @@ def observed_maxima(model: Any, calibration: Calibration, count: int) -> dict[st
             copy.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
         names = [port.name for port in session.get_outputs()]
-        found: dict[str, float] = {}
-        for sample in itertools.islice(calibration, count):
+        for sample in samples:
             answers = session.run(names, dict(sample))
+            found: dict[str, float] = {}
             for name, array in (*zip(names, answers, strict=True), *sample.items()):
                 if array.dtype == np.float32 and array.size:
                     largest = float(np.abs(array).max())
-                    bound = largest if np.isfinite(largest) else np.inf
-                    found[name] = max(found.get(name, 0.0), bound)
-    return found
+                    found[name] = largest if np.isfinite(largest) else np.inf
+            yield found
