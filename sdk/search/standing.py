@@ -99,6 +99,12 @@ class Standing:
         """The leader."""
         return next(iter(self.ranking()), None)
 
+    def best_cost(self) -> float | None:
+        """The leader's; None without one, and where what counts is not known of it."""
+        best = self.best()
+        found = math.inf if best is None else self.cost(best)
+        return found if math.isfinite(found) else None
+
     def _figures(self, attempt: Attempt) -> Figures:
         result = attempt.result
         measured = result.report.measurement if result.report else None
