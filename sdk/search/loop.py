@@ -407,6 +407,9 @@ class _Search:
             ratio = attempt.pace / best.pace
             if is_speed(self._job.objective) and math.isfinite(ratio):
                 return f"{ratio:.3g} times the latency of {best.move.recipe.name} in its heat"
+        if best is not None and not is_speed(self._job.objective):
+            own, least = self._standing.in_words(attempt), self._standing.in_words(best)
+            return f"{own} in its heat; {best.move.recipe.name} has {least}"
         return f"worse than the finalists by {self._job.objective}"
 
     def _result(self, candidate: Candidate, status: Status, step: str | None, why: str) -> Result:
