@@ -60,5 +60,22 @@ def cost(objective: Objective, own: Figures, baseline: Figures | None) -> float:
     return _known(own.latency)
 
 
+def in_words(objective: Objective, own: Figures, baseline: Figures | None) -> str:
+    """What the objective looks at, as a person says it.
+
+    >>> in_words("size", Figures(latency=1.0, memory_bytes=None, size_bytes=3 << 19), None)
+    '1.5 MiB of files'
+    """
+    found = cost(objective, own, baseline)
+    what = {
+        "memory": "MiB of memory over the loaded runtime",
+        "size": "MiB of files",
+        "balanced": "of the baseline's latency, memory and size",
+    }.get(objective, "ms")
+    if not math.isfinite(found):
+        return f"its {objective} is not known"
+    return f"{found / (1 << 20) if what.startswith('MiB') else found:.3g} {what}"
+
+
 def _known(value: float | None) -> float:
     return math.inf if value is None else float(value)

@@ -7,7 +7,8 @@ candidates whose limits are all met.
 from __future__ import annotations
 
 from agent.bench import Ratio, compare
-from sdk.select import Result, Selection, deciding
+from sdk.objective import cost, in_words, is_speed
+from sdk.select import Result, Selection, deciding, figures_of, find_baseline
 
 
 def reason(result: Result, selection: Selection) -> str:
@@ -16,11 +17,30 @@ def reason(result: Result, selection: Selection) -> str:
     chosen = selection.chosen
     if found or chosen is None or result.status != "built":
         return found
+    if not is_speed(selection.objective):
+        return _by_objective(result, chosen, selection)
     if result.candidate == chosen.candidate:
         return _why_chosen(result, selection)
     if result.speed is None or chosen.speed is None:
         return _by_estimate(result)
     return _against(compare(result.speed, chosen.speed))
+
+
+def _by_objective(result: Result, chosen: Result, selection: Selection) -> str:
+    baseline = find_baseline(selection.results)
+    against = figures_of(baseline) if baseline else None
+    own, best = (
+        in_words(selection.objective, figures_of(one), against) for one in (result, chosen)
+    )
+    if result.candidate != chosen.candidate:
+        return f"{own}; the chosen one has {best}"
+    costs = [
+        cost(selection.objective, figures_of(one), against)
+        for one in selection.results
+        if one.status == "built" and not one.left
+    ]
+    is_least = cost(selection.objective, figures_of(chosen), against) <= min(costs)
+    return f"the least{'' if is_least else ' that is proven to meet every limit'}: {own}"
 
 
 def _why_chosen(result: Result, selection: Selection) -> str:

@@ -94,6 +94,8 @@ class Selection:
     """What a person should know beside the verdicts."""
     search: SearchRecord | None = None
     """How it was found, where there was a budget to search within."""
+    objective: Objective = "latency"
+    """What was to be least."""
 
 
 def select(
@@ -117,7 +119,14 @@ def select(
         r for r in judged if r.status == "built" and not r.left and overall(r.verdicts) != "unmet"
     ]
     if not eligible:
-        return Selection(verdict="unmet", chosen=None, selected_by=None, ladder=(), results=judged)
+        return Selection(
+            verdict="unmet",
+            chosen=None,
+            selected_by=None,
+            ladder=(),
+            results=judged,
+            objective=objective,
+        )
     measured = [result for result in eligible if result.speed is not None]
     own_baseline = next(
         (r for r in eligible if baseline and r.candidate == baseline.candidate), None
@@ -135,6 +144,7 @@ def select(
         selected_by="measured" if measured else "estimate",
         ladder=ladder,
         results=marked,
+        objective=objective,
     )
 
 
@@ -156,14 +166,15 @@ def _ordered(
 ) -> list[Result]:
     """The best first."""
     if not is_speed(objective):
-        held_against = _figures(baseline) if baseline else None
+        held_against = figures_of(baseline) if baseline else None
         return sorted(
-            measured or eligible, key=lambda r: cost(objective, _figures(r), held_against)
+            measured or eligible, key=lambda r: cost(objective, figures_of(r), held_against)
         )
     return _by_speed(measured, baseline) if measured else sorted(eligible, key=_estimated)
 
 
-def _figures(result: Result) -> Figures:
+def figures_of(result: Result) -> Figures:
+    """What an objective looks at, measured on the device or estimated."""
     speed = result.speed
     return Figures(
         latency=_p50(result) if speed else _estimated(result),

@@ -11,6 +11,7 @@ from agent.manifest import Fingerprint
 from agent.sessions import operator_times
 from sdk.estimate import Estimate, Interval
 from sdk.limits import Bounded, Evidence, LimitVerdict, judge, overall
+from sdk.search.record import Heat, SearchRecord
 from sdk.summary import (
     AccuracySummary,
     Bounds,
@@ -262,6 +263,26 @@ def many(count: int = 30) -> ProfileSummary:
     return profile("bench-of-many", found, "eeeeee00", limits={**LIMITS, "latency_p50_ms": 8.0})
 
 
+def searched() -> ProfileSummary:
+    """What a search found in a time that did not suffice for all."""
+    found = many(26)
+    left = [
+        candidate(f"openvino-int8-mixed-fffffff{i}", found.profile, status="planned",
+                  size_bytes=None, reason="the budget ended before it was tried")
+        for i in range(3)
+    ]  # fmt: skip
+    tried = tuple(c.identifier.rsplit("/", 1)[-1] for c in (*found.candidates, *left))
+    heats = (
+        Heat(tried=tried[:9], best=tried[0], cost=1.0, seconds=31.0),
+        Heat(tried=tried[9:], best=tried[0], cost=None, seconds=29.5),
+    )
+    record = SearchRecord(
+        objective="latency", budget_s=60.0, spent_s=66.2, seed=0, heats=heats, untried=3
+    )
+    candidates = (*found.candidates, *left)
+    return dataclasses.replace(found, candidates=candidates, search=record)
+
+
 def phone() -> ProfileSummary:
     """A phone: nothing here can measure it."""
     return estimated("pixel", platform="android", target="mobile", title="A phone")
@@ -274,6 +295,7 @@ ALL: dict[str, Summary] = {
     "nothing planned": summary(nothing_planned()),
     "all break": summary(all_break()),
     "many": summary(many()),
+    "searched": summary(searched()),
     "five profiles": summary(
         proven(), estimated(), phone(), all_break(), nothing_built(),
         accuracy_note="fidelity to the original, not accuracy on labels",

@@ -26,6 +26,25 @@ def test_a_faster_one_that_breaks_a_limit_leaves_the_fastest_that_is_proven() ->
     assert "accuracy_drop 0.1 > 0.02" in fast
 
 
+def test_the_reasons_speak_of_what_was_to_be_least() -> None:
+    small, large = result("a-f32", 2, size_mib=3.0), result("b-int8", 4, size_mib=1.5)
+    risky = result("c-int8", 4, size_mib=1.0, final=0.1)
+    found = select([small, large], LIMITS, "size")
+    assert [reason(one, found) for one in found.results] == [
+        "3 MiB of files; the chosen one has 1.5 MiB of files",
+        "the least: 1.5 MiB of files",
+    ]
+    found = select([small, large, risky], LIMITS, "size")
+    told = [reason(one, found) for one in found.results]
+    assert told[1] == "the least that is proven to meet every limit: 1.5 MiB of files"
+    assert "accuracy_drop" in told[2]
+    found = select([small, large], LIMITS, "balanced")
+    told = [reason(one, found) for one in found.results]
+    assert all("of the baseline's latency, memory and size" in reason for reason in told)
+    blind = select([result("a-f32"), result("b-int8")], {"size_mib": 5.0}, "memory")
+    assert [reason(one, blind) for one in blind.results][1].startswith("its memory is not known")
+
+
 def test_a_baseline_that_nobody_is_measured_to_beat_says_so_of_the_others() -> None:
     baseline, other = reasons(result("a-f32", 2.0), result("b-int8", 2.0, jitter=0.3))
     assert "p50" in baseline

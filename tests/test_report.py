@@ -186,6 +186,19 @@ def test_what_another_machines_answers_leave_open_depends_on_the_precision(
     assert [told in gap.missing for proof in to_prove(profile) for gap in proof.gaps] == [True]
 
 
+def test_a_search_is_told_in_one_sentence() -> None:
+    told = words.account(summaries.searched())[-1]
+    assert told == (
+        "A search of 1 min 6 s tried 26 candidates in 2 heats; its 1 min 0 s of the budget ended "
+        "before all was tried, 3 of them never begun."
+    )
+    found = summaries.searched()
+    assert found.search is not None
+    record = dataclasses.replace(found.search, heats=found.search.heats[:1], untried=0, ended=True)
+    told = words.account(dataclasses.replace(found, search=record))[-1]
+    assert told == "A search of 1 min 6 s tried 9 candidates in 1 heat; nothing was left to try."
+
+
 def test_a_phone_cannot_run_the_build_so_no_command_is_promised() -> None:
     found = to_prove(summaries.phone())
     assert found[0].command is None

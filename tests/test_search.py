@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from agent.errors import UsageError
 from sdk.objective import OBJECTIVES, Figures, Objective, cost, must_be_small
 from sdk.plan import Candidate
-from sdk.search.clock import Clock, seconds, spoken
+from sdk.search.clock import Clock, counted, seconds, spoken
 from sdk.search.moves import in_order, next_kept, next_moves, to_rank
 from sdk.search.standing import Attempt, Move, Standing
 from sdk.select import Status
@@ -265,6 +265,23 @@ def test_a_clock_counts_down_and_shares_what_is_left() -> None:
     assert clock.left() == 0.0
     clock = Clock(budget_s=1e6)
     assert clock.share(4).budget_s == pytest.approx(2.5e5, rel=1e-3)
+
+
+def test_a_leader_of_whom_nothing_is_known_has_no_cost() -> None:
+    known = begin(losing(0))
+    assert known.best_cost() == pytest.approx(0.5)
+    blind = tuple(
+        dataclasses.replace(one, pace=None, result=dataclasses.replace(one.result, estimate=None))
+        for one in known.attempts
+    )
+    unknown = dataclasses.replace(known, attempts=blind, measurable=False)
+    assert unknown.best() is not None
+    assert unknown.best_cost() is None
+    assert dataclasses.replace(known, attempts=()).best_cost() is None
+
+
+def test_things_are_counted() -> None:
+    assert [counted(number, "heat") for number in (0, 1, 2)] == ["0 heats", "1 heat", "2 heats"]
 
 
 def test_durations_are_spoken() -> None:

@@ -73,13 +73,12 @@ def build(
             )
         limits[name] = check_limit(name, _number(value), "--limit")
     from sdk import api, conductor
+    from sdk.options import Options
 
     budget_s = None if budget is None else seconds(budget)
     least = _objective(objective)
     prefer = _preference(speed=speed, accuracy=accuracy)
     if dry_run:
-        from sdk.options import Options
-
         options = Options(
             targets=tuple(target or ()),
             profiles=tuple(profile or ()),

@@ -23,7 +23,7 @@ from sdk.report.figures import (
     rough,
     weight,
 )
-from sdk.search.clock import spoken
+from sdk.search.clock import counted, spoken
 from sdk.summary import CandidateSummary, ProfileSummary, Summary
 
 
@@ -137,12 +137,14 @@ def _search(result: ProfileSummary) -> str:
         return ""
     tried = sum(len(heat.tried) for heat in found.heats) - found.untried
     told = (
-        f"A search of {spoken(found.spent_s)} tried {tried} candidates in {len(found.heats)} heats"
+        f"A search of {spoken(found.spent_s)} tried {counted(tried, 'candidate')} in "
+        f"{counted(len(found.heats), 'heat')}"
     )
     if found.ended:
         return f"{told}; nothing was left to try."
     left = f", {found.untried} of them never begun" if found.untried else ""
-    return f"{told}; the budget of {spoken(found.budget_s)} ended before all was tried{left}."
+    share = f"its {spoken(found.budget_s)} of the budget"
+    return f"{told}; {share} ended before all was tried{left}."
 
 
 def _why_nothing(result: ProfileSummary) -> tuple[str, ...]:

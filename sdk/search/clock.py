@@ -55,6 +55,11 @@ def seconds(text: str) -> float:
     return found
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 heat`, `2 heats`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def spoken(duration_s: float) -> str:
     """`45 s`, `3 min 20 s`, `1 h 5 min`."""
     whole = round(duration_s)

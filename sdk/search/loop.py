@@ -19,7 +19,7 @@ from sdk.limits import KINDS
 from sdk.objective import Objective, is_speed
 from sdk.plan import Candidate, Planned
 from sdk.prune import reason as why_pruned
-from sdk.search.clock import Clock, spoken
+from sdk.search.clock import Clock, counted, spoken
 from sdk.search.moves import files_of, next_moves, to_rank
 from sdk.search.record import Heat, SearchRecord
 from sdk.search.standing import Attempt, Move, Standing
@@ -155,7 +155,9 @@ class _Search:
         """Lower, screen and race; what came of it joins the standing."""
         began = self._clock.spent()
         number = len(self._heats)
-        self._runner.say("step", f"heat {number}: {len(moves)} candidates, {self._told()}")
+        self._runner.say(
+            "step", f"heat {number}: {counted(len(moves), 'candidate')}, {self._told()}"
+        )
         attempts = self._tried(moves)
         before = {one.digest for one in self._standing.attempts}
         self._standing = dataclasses.replace(
@@ -168,16 +170,20 @@ class _Search:
             Heat(
                 tried=tuple(one.result.candidate.recipe.name for one in attempts),
                 best=best.move.recipe.name if best else None,
-                cost=self._standing.cost(best) if best else None,
+                cost=self._standing.best_cost(),
                 seconds=round(self._clock.spent() - began, 3),
             )
         )
-        self._runner.say("note", f"heat {number}: {len(attempts)} tried; {self._told()}")
+        tried = sum(one.result.status != "planned" for one in attempts)
+        shown = str(tried) if tried == len(moves) else f"{tried} of {len(moves)}"
+        self._runner.say("note", f"heat {number}: {shown} tried; {self._told()}")
 
     def _told(self) -> str:
         """What it has and how long it may go on."""
         best, baseline = self._standing.best(), self._standing.baseline
         left = f"{spoken(self._clock.left())} left"
+        if not self._standing.attempts:
+            return left
         if best is None:
             return f"nothing keeps the limits yet, {left}"
         if best.pace is None or baseline is None or baseline.pace is None:
@@ -345,7 +351,7 @@ class _Search:
         if baseline is not None:
             finalists.setdefault(baseline.digest, baseline)
         if finalists:
-            self._runner.say("step", f"the final: {len(finalists)} candidates")
+            self._runner.say("step", f"the final: {counted(len(finalists), 'candidate')}")
         scored = [self._scored(one) for one in finalists.values()]
         judged = measure(
             self._runner, self._job.profile, scored, self._built, self._captured, self._job.limits
@@ -401,6 +407,9 @@ class _Search:
             ratio = attempt.pace / best.pace
             if is_speed(self._job.objective) and math.isfinite(ratio):
                 return f"{ratio:.3g} times the latency of {best.move.recipe.name} in its heat"
+        if best is not None and not is_speed(self._job.objective):
+            own, least = self._standing.in_words(attempt), self._standing.in_words(best)
+            return f"{own} in its heat; {best.move.recipe.name} has {least}"
         return f"worse than the finalists by {self._job.objective}"
 
     def _result(self, candidate: Candidate, status: Status, step: str | None, why: str) -> Result:

@@ -16,7 +16,8 @@ class Heat:
     best: str | None
     """None while nothing keeps the limits."""
     cost: float | None
-    """The leader's, by the objective; for latency, over the first measured candidate's."""
+    """The leader's, by the objective; for latency, over the first measured candidate's. None where
+    it is not known."""
     seconds: float
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from sdk.limits import overall
-from sdk.objective import Figures, Objective, cost
+from sdk.objective import Figures, Objective, cost, in_words
 from sdk.select import Result, verdicts
 from targets.interface import Recipe
 
@@ -98,6 +98,17 @@ class Standing:
     def best(self) -> Attempt | None:
         """The leader."""
         return next(iter(self.ranking()), None)
+
+    def best_cost(self) -> float | None:
+        """The leader's; None without one, and where what counts is not known of it."""
+        best = self.best()
+        found = math.inf if best is None else self.cost(best)
+        return found if math.isfinite(found) else None
+
+    def in_words(self, attempt: Attempt) -> str:
+        """What the objective looks at in it."""
+        own = self._figures(self.baseline) if self.baseline else None
+        return in_words(self.objective, self._figures(attempt), own)
 
     def _figures(self, attempt: Attempt) -> Figures:
         result = attempt.result

@@ -265,7 +265,7 @@ def _contest(
     entry = runner.find(key)
     if entry is None:
         folder = runner.cache.work_folder()
-        runner.say("start", f"measuring {len(contestants)} variants in turn")
+        runner.say("start", "measuring " + _told(len(contestants)))
         started = time.monotonic()
         with runner.workers.quiet():
             found = contest(
@@ -300,6 +300,10 @@ def _with_measurement(result: Result, found: Measurement | Failure) -> Result:
     assert result.report is not None
     report = dataclasses.replace(result.report, measurement=found)
     return dataclasses.replace(result, report=report)
+
+
+def _told(count: int) -> str:
+    return "one variant" if count == 1 else f"{count} variants in turn"
 
 
 def _budget(limits: Mapping[str, float]) -> Budget:
