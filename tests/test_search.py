@@ -14,7 +14,8 @@ from agent.errors import UsageError
 from sdk.objective import OBJECTIVES, Figures, Objective, cost, must_be_small
 from sdk.plan import Candidate
 from sdk.search.clock import Clock, counted, seconds, spoken
-from sdk.search.moves import in_order, next_kept, next_moves, to_rank
+from sdk.search.finals import ALIKE, FINALISTS, finalists, why_left
+from sdk.search.moves import files_of, in_order, next_kept, next_moves, to_rank
 from sdk.search.standing import Attempt, Move, Standing
 from sdk.select import Status
 from targets import variations
@@ -322,3 +323,17 @@ def test_a_mixed_recipe_names_what_it_keeps() -> None:
 def test_drops_without_a_limit_or_without_samples_speak_against_nobody() -> None:
     standing = dataclasses.replace(begin(losing(3)), limits={})
     assert all(map(standing.is_accurate, standing.attempts))
+
+
+def test_the_final_is_between_the_best_few_not_all_of_one_file_and_the_baseline() -> None:
+    standing = play(losing(0))
+    found = finalists(standing)
+    best = standing.best()
+    assert best in found
+    assert standing.baseline in found
+    assert len(found) <= FINALISTS + 1
+    files = [files_of(one) for one in found if one is not standing.baseline]
+    assert max(files.count(name) for name in files) <= ALIKE
+    for one in standing.attempts:
+        if one not in found:
+            assert "times the latency of" in why_left(standing, one)

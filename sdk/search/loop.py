@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 
 from agent.bench import Budget, Race, compare
 from profiles import Profile
 from sdk.estimate import estimate
-from sdk.limits import KINDS
 from sdk.objective import Objective, is_speed
 from sdk.plan import Candidate, Planned
 from sdk.prune import reason as why_pruned
 from sdk.search.clock import Clock, counted, spoken
-from sdk.search.moves import files_of, next_moves, to_rank
+from sdk.search.finals import FINALISTS, finalists, why_left
+from sdk.search.moves import next_moves, to_rank
 from sdk.search.record import Heat, SearchRecord
 from sdk.search.standing import Attempt, Move, Standing
 from sdk.select import Result, Selection, Status, select
@@ -31,12 +30,10 @@ from sdk.steps.runner import Runner
 from targets import toolchain
 from targets.interface import Program, Ranking, Sensitivity, Toolchain
 
-FINALISTS = 4
-"""In the final contest beside the baseline: the chosen one, runners-up, and one to spare."""
-ALIKE = 2
-"""Of these, so many may run the same files."""
 RESERVE = 0.3
 """The share of the budget that is kept for the final, at most."""
+AT_ONCE = 8
+"""A heat races so many at a time beside the leader: all that race are loaded in memory."""
 PATIENCE, PATIENCE_S = 0.25, 30.0
 """One lowering may take this share of what is left, or so many seconds."""
 _LOAD_S = 2.0  # a small variant's, with its runtime's import
@@ -164,7 +161,9 @@ class _Search:
             self._standing, attempts=(*self._standing.attempts, *attempts)
         )
         if self._measurable:
-            self._race({one.digest for one in attempts} - before)
+            new = [one.digest for one in attempts if one.digest not in before]
+            for start in range(0, len(new), AT_ONCE):
+                self._race(set(new[start : start + AT_ONCE]))
         best = self._standing.best()
         self._heats.append(
             Heat(
@@ -343,32 +342,15 @@ class _Search:
 
     def _final(self) -> list[Result]:
         """The best few and the baseline, side by side again, and scored on the final split."""
-        ranking = list(self._standing.ranking())
-        baseline = self._standing.baseline
-        if not self._measurable:
-            ranking = [one for one in self._standing.attempts if one.result.status == "built"]
-        finalists = {one.digest: one for one in self._finalists(ranking)}
-        if baseline is not None:
-            finalists.setdefault(baseline.digest, baseline)
-        if finalists:
-            self._runner.say("step", f"the final: {counted(len(finalists), 'candidate')}")
-        scored = [self._scored(one) for one in finalists.values()]
+        entered = finalists(self._standing)
+        if entered:
+            self._runner.say("step", f"the final: {counted(len(entered), 'candidate')}")
+        scored = [self._scored(one) for one in entered]
         judged = measure(
             self._runner, self._job.profile, scored, self._built, self._captured, self._job.limits
         )
-        final = dict(zip(finalists, judged, strict=True))
+        final = {one.digest: result for one, result in zip(entered, judged, strict=True)}
         return [final.get(one.digest) or self._left_behind(one) for one in self._standing.attempts]
-
-    def _finalists(self, ranking: Sequence[Attempt]) -> list[Attempt]:
-        """The best, few of them of one set of files: what is wrong with one is with all."""
-        if not self._measurable:
-            return list(ranking)
-        found: list[Attempt] = []
-        for one in ranking:
-            alike = [other for other in found if files_of(other) == files_of(one)]
-            if len(found) < FINALISTS and len(alike) < ALIKE:
-                found.append(one)
-        return found
 
     def _scored(self, attempt: Attempt) -> Result:
         found = evaluate(
@@ -391,26 +373,7 @@ class _Search:
         result = attempt.result
         if result.status != "built":
             return result
-        return dataclasses.replace(result, left=self._why_left(attempt))
-
-    def _why_left(self, attempt: Attempt) -> str:
-        accuracy = attempt.result.accuracy
-        drop = accuracy.selection if accuracy else None
-        if drop is not None and not self._standing.is_accurate(attempt):
-            limit = self._job.limits["accuracy_drop"]
-            return f"accuracy_drop {drop.value:.4g} > {limit:.4g} on the selection split"
-        if not self._standing.keeps_limits(attempt):
-            broken = ", ".join(name for name in self._job.limits if name in KINDS)
-            return f"in its heat it broke one of {broken}"
-        best = self._standing.best()
-        if best is not None and attempt.pace is not None and best.pace:
-            ratio = attempt.pace / best.pace
-            if is_speed(self._job.objective) and math.isfinite(ratio):
-                return f"{ratio:.3g} times the latency of {best.move.recipe.name} in its heat"
-        if best is not None and not is_speed(self._job.objective):
-            own, least = self._standing.in_words(attempt), self._standing.in_words(best)
-            return f"{own} in its heat; {best.move.recipe.name} has {least}"
-        return f"worse than the finalists by {self._job.objective}"
+        return dataclasses.replace(result, left=why_left(self._standing, attempt))
 
     def _result(self, candidate: Candidate, status: Status, step: str | None, why: str) -> Result:
         predicted = estimate(self._program, self._job.profile, candidate.recipe)
