@@ -119,6 +119,10 @@ def run_all(names: Sequence[str], out: Path, *, budget_s: float, window: Budget)
         file = results / f"{name}.json"
         if file.exists():
             continue
+        missing = [r for r in RIVALS if not (place(r, out / name) / "judged.json").exists()]
+        if missing:
+            print(f"{name}: left out, not prepared: {', '.join(missing)}", flush=True)
+            continue
         began = time.monotonic()
         print(f"{name}: searching", flush=True)
         model = measured(name, out / name, budget_s=budget_s, window=window)
