@@ -169,7 +169,11 @@ def _prepared(name: str, folder: Path, out: Path) -> Path:
     from onnxruntime.quantization import quant_pre_process
 
     _onnx(name, folder, out)
-    quant_pre_process(out / "model.onnx", out / "prepared.onnx")
+    try:
+        quant_pre_process(out / "model.onnx", out / "prepared.onnx")
+    except Exception as error:  # its symbolic shape inference fails on some of torch's own graphs
+        print(f"without symbolic shape inference: {type(error).__name__}: {error}")
+        quant_pre_process(out / "model.onnx", out / "prepared.onnx", skip_symbolic_shape=True)
     return out / "prepared.onnx"
 
 

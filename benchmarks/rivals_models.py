@@ -288,9 +288,11 @@ def _write_answers(net: nn.Module, samples: Samples, folder: Path) -> None:
                 for key, array in inputs.items():
                     measured.add(f"{index:05d}/in/{key}", array)
             if index == 0:
+                # The outputs' own names may be operators' names too, which torch.onnx stumbles on.
+                numbered = {f"answer_{at}": array for at, array in enumerate(found.values())}
                 entries = {
                     side: [[key, str(array.dtype), list(array.shape)] for key, array in own.items()]
-                    for side, own in (("inputs", inputs), ("outputs", found))
+                    for side, own in (("inputs", inputs), ("outputs", numbered))
                 }
                 (folder / "signature.json").write_text(json.dumps(entries))
             first = first or found
