@@ -1,9 +1,9 @@
 """An exhaustive walk of the search's own space, for the traps: what could have been found.
 
 The same search with every bound on its moves taken off: all settings of every quantised recipe, all
-tunings of everything built so far, and of NNCF's int8 every number of operator groups kept in
-floating point. It runs until nothing is left to try. What it finds is held against what the search
-found within its budget.
+tunings of everything planned or set otherwise, one option at a time, and of NNCF's int8 every
+number of operator groups kept in floating point. It runs until nothing is left to try. What it
+finds is held against what the search found within its budget.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _mixed(built: list[Attempt], ranked: Ranked) -> Iterator[Move]:
 
 def _tunings(built: list[Attempt], profile: Profile) -> Iterator[Move]:
     for one in built:
-        if one.move.kind != "tuning":  # one option at a time: combined ones are left out
+        if one.move.kind in ("plan", "setting"):  # one option at a time, and not of every mixed one
             for tuning in variations.tunings(one.move.recipe, profile):
                 exact = tuning.exact
                 yield Move(recipe=tuning.recipe, kind="tuning", parent=files_of(one), exact=exact)

@@ -171,7 +171,7 @@ def _prepared(name: str, folder: Path, out: Path) -> Path:
     _onnx(name, folder, out)
     try:
         quant_pre_process(out / "model.onnx", out / "prepared.onnx")
-    except Exception as error:  # its symbolic shape inference fails on some of torch's own graphs
+    except Exception as error:  # noqa: BLE001  its shape inference fails on some of torch's graphs
         print(f"without symbolic shape inference: {type(error).__name__}: {error}")
         quant_pre_process(out / "model.onnx", out / "prepared.onnx", skip_symbolic_shape=True)
     return out / "prepared.onnx"

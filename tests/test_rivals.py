@@ -164,7 +164,10 @@ def test_the_time_to_come_near(
 def test_a_saved_result_reads_back_the_same() -> None:
     import json
 
-    assert decode(Model, json.loads(pretty(NET))) == NET
+    walked = {"chosen": "openvino-int8-mixed3", "p50_ms": 0.9, "candidates": 40}
+    searched = {"ended": True, "untried": 0, "spent_s": 31.5}
+    saved = dataclasses.replace(NET, exhaustive=walked, search=searched)
+    assert decode(Model, json.loads(pretty(saved))) == saved
 
 
 def test_a_rival_over_the_limit_stands_in_brackets_and_one_without_a_file_has_a_dash() -> None:
@@ -177,6 +180,22 @@ def test_a_rival_over_the_limit_stands_in_brackets_and_one_without_a_file_has_a_
     text = summary([NET])
     assert "| ours / best rival per model, geometric mean | 0.500 |" in text
     assert "| ours / NNCF int8 for everything | 0.250 |" in text
+
+
+def test_the_exhaustive_walk_tries_every_setting_and_every_number_of_groups() -> None:
+    from benchmarks.rivals_exhaustive import all_moves, all_to_rank
+    from targets.interface import Sensitivity
+    from tests.test_search import VNNI, begin, losing, program
+
+    standing = begin(losing(5))
+    (root,) = all_to_rank(standing)
+    groups = tuple(
+        Sensitivity(operators=(f"conv{n}",), error=1.0 / (n + 1), work=0.25) for n in range(4)
+    )
+    moves = all_moves(standing, program(), VNNI, {root.digest: groups}, 0)
+    kept = [move.kept for move in moves if move.kind == "mixed"]
+    assert kept == [1, 2, 3]
+    assert {move.kind for move in moves} == {"mixed", "setting", "tuning"}
 
 
 def test_the_plot_is_svg_with_a_mark_for_each_contestant() -> None:
