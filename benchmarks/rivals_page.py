@@ -171,8 +171,8 @@ def searches(models: Sequence[Model]) -> str:
                 f"{own['budget_s']:g}",
                 f"{own['spent_s']:.0f}",
                 f"{own['near_s']:.0f}",
-                f"{own['candidates']}",
-                "yes" if own["ended"] else f"{own['untried']} untried",
+                f"{own['candidates']:g}",
+                "yes" if own["ended"] else f"{own['untried']:g} untried",
                 f"{walk['seconds']} s, {walk['candidates']}, {walk['chosen']}" if walk else "-",
             ]
         )
