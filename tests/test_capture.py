@@ -85,6 +85,28 @@ def test_a_good_project_becomes_a_program(name: str, tmp_path: Path) -> None:
         assert found["samples"]["final"] >= 149
 
 
+def test_an_exported_program_becomes_a_program(tmp_path: Path) -> None:
+    import torch
+    from torch import nn
+
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5)).eval()
+    batch = torch.export.Dim("batch", min=1, max=4)
+    example = torch.rand(2, 1, 8, 8)
+    program = torch.export.export(net, (example,), dynamic_shapes=({0: batch},))
+    folder = tmp_path / "p"
+    folder.mkdir()
+    torch.export.save(program, folder / "net.pt2")
+    (folder / "sdk.toml").write_text('[model]\nname = "net"\nsource = "net.pt2"\n')
+    found = captured(folder, tmp_path / "out")
+    (taken,) = found["program"]["signature"]["inputs"]
+    assert taken["shape"] == ["dim0", 1, 8, 8]
+    for sample in StoredSamples(tmp_path / "out" / "golden.safetensors"):
+        (image,), (answer,) = sample.inputs.values(), sample.outputs.values()
+        np.testing.assert_allclose(
+            answer, net(torch.from_numpy(np.array(image))).detach().numpy(), atol=1e-5
+        )
+
+
 def test_the_golden_data_holds_the_originals_answers_at_all_bounds(tmp_path: Path) -> None:
     found = captured(write_project(tmp_path / "p", model="dynamic_sequence"), tmp_path / "out")
     dims = found["program"]["signature"]["dims"]

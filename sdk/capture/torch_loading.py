@@ -78,6 +78,10 @@ def load_program(
     else:
         inputs, dims = _read_signature(program, values, path)
     module = program.module()
+    # Its train() and eval() only raise. What they would switch is fixed since the export; the
+    # module's own flag means nothing to it, and whoever wraps it may set that.
+    for name in ("train", "eval"):
+        vars(module).pop(name, None)
     spec = program.call_spec.in_spec
 
     class Unflattened(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
