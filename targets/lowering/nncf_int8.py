@@ -17,7 +17,7 @@ from agent.errors import ToolchainError
 from agent.sessions.openvino import without_telemetry
 from agent.tensors import Array
 from targets.interface import Calibration, Problem
-from targets.lowering.vendor import vendor_errors
+from targets.lowering.vendor import summary, vendor_errors
 
 CHOICES: Mapping[str, tuple[Any, ...]] = {
     "method": ("nncf",),
@@ -100,8 +100,12 @@ def quantise(
     names: Collection[str],
     is_quantised: Callable[[Any], bool],
     folded: bool = True,
-) -> Any:
-    """The model with what NNCF puts around its operators.
+) -> tuple[Any, tuple[str, ...]]:
+    """The model with what NNCF puts around its operators, and notes on how that went.
+
+    Where NNCF's own way of correcting biases fails, and the recipe does not insist on it, biases
+    stay as they are: NNCF 3.4 takes the channels of a product whose activations are transposed for
+    the batch.
 
     Args:
         model: one of OpenVINO's, or an ONNX graph.
@@ -116,36 +120,29 @@ def quantise(
         ToolchainError: NNCF refuses, finds nothing to quantise, or knows no operator of a name in
             `ignored`.
     """
-    with vendor_errors(
-        "NNCF cannot quantise the model",
-        cause="The calibration data does not fit the model, or an operator confuses NNCF.",
-        remedy="Check the samples, or leave int8 out for this model.",
-    ):
-        with without_telemetry():
-            import nncf
-        presets = {
-            "performance": nncf.QuantizationPreset.PERFORMANCE,
-            "mixed": nncf.QuantizationPreset.MIXED,
-        }
-        transformer = chosen.get("model_type") == "transformer"
-        found = nncf.quantize(
-            model,
-            nncf.Dataset(_Samples(calibration)),
-            preset=presets[_picked(chosen, "preset")],
-            target_device=nncf.TargetDevice[device],
-            subset_size=sample_count(chosen, calibration),
-            fast_bias_correction=_picked(chosen, "bias_correction") != "accurate",
-            model_type=nncf.ModelType.TRANSFORMER if transformer else None,
-            ignored_scope=ignored_scope(chosen, names),
-            advanced_parameters=_advanced(chosen, folded=folded),
-        )
+
+    def quantised(chosen: Mapping[str, Any]) -> Any:
+        return _quantised(model, chosen, calibration, device=device, names=names, folded=folded)
+
+    notes: tuple[str, ...] = (f"quantised with {sample_count(chosen, calibration)} samples",)
+    try:
+        found = quantised(chosen)
+    except ToolchainError as first:
+        if "bias_correction" in chosen:
+            raise
+        try:
+            found = quantised({**chosen, "bias_correction": "off"})
+        except ToolchainError:
+            raise first from first.__cause__
+        told = summary(first.__cause__ or first)
+        notes += (f"without a correction of biases, which fails: {told}",)
     if not is_quantised(found):
         raise ToolchainError(
             "NNCF found no operator to quantise.",
             cause="The model has no convolutions or matrix products that int8 would speed up.",
             remedy="Leave int8 out for this model.",
         )
-    return found
+    return found, notes
 
 
 def ignored_scope(chosen: Mapping[str, Any], names: Collection[str]) -> Any:
@@ -176,6 +173,40 @@ def ignored_scope(chosen: Mapping[str, Any], names: Collection[str]) -> Any:
 def is_whole(value: Any) -> bool:
     """An integer, which a boolean is not."""
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _quantised(
+    model: Any,
+    chosen: Mapping[str, Any],
+    calibration: Calibration,
+    *,
+    device: str,
+    names: Collection[str],
+    folded: bool,
+) -> Any:
+    with vendor_errors(
+        "NNCF cannot quantise the model",
+        cause="The calibration data does not fit the model, or an operator confuses NNCF.",
+        remedy="Check the samples, or leave int8 out for this model.",
+    ):
+        with without_telemetry():
+            import nncf
+        presets = {
+            "performance": nncf.QuantizationPreset.PERFORMANCE,
+            "mixed": nncf.QuantizationPreset.MIXED,
+        }
+        transformer = chosen.get("model_type") == "transformer"
+        return nncf.quantize(
+            model,
+            nncf.Dataset(_Samples(calibration)),
+            preset=presets[_picked(chosen, "preset")],
+            target_device=nncf.TargetDevice[device],
+            subset_size=sample_count(chosen, calibration),
+            fast_bias_correction=_picked(chosen, "bias_correction") != "accurate",
+            model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+            ignored_scope=ignored_scope(chosen, names),
+            advanced_parameters=_advanced(chosen, folded=folded),
+        )
 
 
 def _smoothing_problems(name: str, chosen: Mapping[str, Any]) -> Iterator[Problem]:

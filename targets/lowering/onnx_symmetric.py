@@ -30,8 +30,10 @@ _INFINITE_SCALE = 1e30  # ranges beyond float32's own come from constants that m
 _PAIR = ("QuantizeLinear", "DequantizeLinear")
 
 
-def quantise(model: Any, chosen: Mapping[str, Any], calibration: Calibration) -> Any:
-    """The model with NNCF's Q/DQ pairs, as NNCF leaves them.
+def quantise(
+    model: Any, chosen: Mapping[str, Any], calibration: Calibration
+) -> tuple[Any, tuple[str, ...]]:
+    """The model with NNCF's Q/DQ pairs, as NNCF leaves them, and notes on how that went.
 
     Raises:
         ToolchainError: NNCF refuses, finds nothing to quantise, or is to ignore what is not there.

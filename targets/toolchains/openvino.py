@@ -96,9 +96,8 @@ def lower(program: Program, recipe: Recipe, calibration: Calibration | None, out
         model, found = nncf_weights.compress(model, recipe.quantisation or {}, names=names)
         notes += found
     elif calibration and recipe.precision == "int8":
-        model = _quantise(model, recipe, calibration)
-        count = nncf_int8.sample_count(recipe.quantisation or {}, calibration)
-        notes.append(f"quantised with {count} samples")
+        model, found = _quantise(model, recipe, calibration)
+        notes += found
     with vendor_errors(
         "OpenVINO cannot write the IR",
         cause="The disk is full or the folder cannot be written.",
@@ -130,10 +129,11 @@ def sensitivities(
         model = _converted(openvino, program, Path(scratch))
         still = model.clone()
         still.reshape(_opt_shapes(program.signature))
+        quantised, _ = _quantise(model, recipe, calibration, folded=False)
         return nncf_sensitivity.sensitivities(
             openvino.Core(),
             model,
-            _quantise(model, recipe, calibration, folded=False),
+            quantised,
             list(itertools.islice(calibration, _RANKING_SAMPLES)),
             nncf_sensitivity.multiply_accumulates(still),
         )
@@ -289,7 +289,9 @@ def _check(model: Any, signature: Signature) -> None:
             )
 
 
-def _quantise(model: Any, recipe: Recipe, calibration: Calibration, *, folded: bool = True) -> Any:
+def _quantise(
+    model: Any, recipe: Recipe, calibration: Calibration, *, folded: bool = True
+) -> tuple[Any, tuple[str, ...]]:
     return nncf_int8.quantise(
         model,
         recipe.quantisation or {},

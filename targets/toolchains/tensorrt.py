@@ -167,15 +167,13 @@ def _quantised(
 ) -> tuple[Any, tuple[str, ...]]:
     assert calibration is not None
     chosen: Mapping[str, Any] = recipe.quantisation or {}
-    model = onnx_symmetric.quantise(model, chosen, calibration)
+    model, notes = onnx_symmetric.quantise(model, chosen, calibration)
     model, dropped = onnx_symmetric.drop_unusable(model)
     model = onnx_symmetric.make_symmetric(model)
     if recipe.precision == "fp8":
         model = onnx_symmetric.to_fp8(model)
     elif generation_of(str(recipe.options["release"])) == 8:
         model = onnx_symmetric.weights_as_pairs(model)
-    count = nncf_int8.sample_count(chosen, calibration)
-    notes: tuple[str, ...] = (f"quantised with {count} samples",)
     if dropped:
         shown = ", ".join(dropped[:3])
         notes += (f"not quantised, for want of a finite range: {len(dropped)} tensors: {shown}",)

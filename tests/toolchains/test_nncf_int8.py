@@ -157,6 +157,21 @@ def test_a_layer_that_is_not_there_is_refused_with_those_that_are(
         assert LAYER["cnn"] in caught.value.remedy
 
 
+def test_biases_stay_where_their_correction_fails_unless_the_recipe_insists(
+    program_of: Callable[[str], Program], tmp_path: Path
+) -> None:
+    entry, program = ZOO["buffers"], program_of("buffers")
+    case = with_choices("openvino-int8", {"method": "nncf", "samples": 8})
+    lowered = lower(case, entry, program, tmp_path / "variant")
+    assert any("without a correction of biases" in note for note in lowered.notes)
+
+    insists = with_choices(
+        "openvino-int8", {"method": "nncf", "samples": 8, "bias_correction": "fast"}
+    )
+    with pytest.raises(ToolchainError, match="list index out of range"):
+        lower(insists, entry, program, tmp_path / "refused")
+
+
 def test_tensorrt_takes_the_same_choices(
     program_of: Callable[[str], Program], tmp_path: Path
 ) -> None:
