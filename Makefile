@@ -6,8 +6,11 @@ VENV ?= .venv
 # The public index's Linux wheel of torch is the CUDA build, with gigabytes of packages. Name
 # PyTorch's CPU wheels to avoid it: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
+# How many tests run at a time; those that measure, measure ratios.
+TEST_WORKERS ?= 2
 
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/pytest -n $(TEST_WORKERS) --dist worksteal
 STAMP := $(VENV)/.installed
 DEMO_TARGETS := $(foreach target,intel mobile jetson server-gpu linux-arm,--target $(target))
 COGGED := README.md docs/reference/cli.md docs/reference/profiles.md docs/reference/project-file.md
@@ -34,16 +37,16 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/cog --check $(COGGED)
-	$(BIN)/pytest -m 'not toolchain and not long and not browser'
+	$(PYTEST) -m 'not toolchain and not long and not browser'
 
 test: $(STAMP)
-	$(BIN)/pytest -m 'not long'
+	$(PYTEST) -m 'not long'
 
 test-long: $(STAMP)
-	$(BIN)/pytest -m long
+	$(PYTEST) -m long
 
 explore: $(STAMP)
-	$(BIN)/pytest -m 'not toolchain and not long and not browser' --hypothesis-profile=explore $$(grep -rl '^from hypothesis' tests --include='test_*.py')
+	$(PYTEST) -m 'not toolchain and not long and not browser' --hypothesis-profile=explore $$(grep -rl '^from hypothesis' tests --include='test_*.py')
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.run

@@ -146,7 +146,9 @@ class Child:
                 if not received:
                     raise self._ended(verb)
                 self._pending += received
-            elif memory_limit is not None and tree_memory(self.pid) > memory_limit:
+            elif memory_limit is not None and (
+                tree_memory(self.pid) > memory_limit or self._group.has_killed()
+            ):
                 raise self._out_of_memory(verb)
         line, _, self._pending = self._pending.partition(b"\n")
         answer: dict[str, Any] = json.loads(line)

@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from agent.errors import SlipwayError, StorageError, UsageError, from_record
 from agent.files import storage_errors
-from agent.memory_group import memory_group
+from agent.memory_group import MemoryGroup, memory_group
 from agent.processes import tree_memory
 
 _POLL_S = 0.05
@@ -99,7 +99,7 @@ class Workers:
             self._spawned(command, folder, stream) as process,
         ):
             group.add(process.pid)
-            end = _watch(process, limits)
+            end = _watch(process, limits, group)
             if group.has_killed():
                 end = "out_of_memory"
         return self._outcome(step, folder, process.returncode, end, log)
@@ -200,15 +200,22 @@ class Workers:
 _FULL_DISK_BYTES = 1 << 20
 
 
-def _watch(process: subprocess.Popen[bytes], limits: Limits) -> FailureKind | None:
-    """Wait for the end; kill at a limit. Address-space limits would break arena allocators."""
+def _watch(
+    process: subprocess.Popen[bytes], limits: Limits, group: MemoryGroup
+) -> FailureKind | None:
+    """Wait for the end; kill at a limit. Address-space limits would break arena allocators.
+
+    The kernel may end only a grandchild, whose parent would then wait for it without hope.
+    """
     deadline = time.monotonic() + limits.time_limit_s
     pause = 0.005
     while process.poll() is None:
         if time.monotonic() > deadline:
             _kill(process)
             return "hung"
-        if limits.memory_limit_mib and tree_memory(process.pid) > limits.memory_limit_mib << 20:
+        if limits.memory_limit_mib and (
+            tree_memory(process.pid) > limits.memory_limit_mib << 20 or group.has_killed()
+        ):
             _kill(process)
             return "out_of_memory"
         time.sleep(pause)

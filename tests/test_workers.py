@@ -67,9 +67,11 @@ def test_the_memory_of_grandchildren_counts(tmp_path: Path) -> None:
             held = b'x' * (300 << 20)
         time.sleep(60)
     """
+    began = time.monotonic()
     found = run(tmp_path, body, memory_limit_mib=150)
     assert isinstance(found, StepFailure)
     assert found.kind == "out_of_memory"
+    assert time.monotonic() - began < 30  # it is ended with them, and not awaited
 
 
 def test_the_kernel_holds_the_limit_where_a_control_group_may_be_made(tmp_path: Path) -> None:
