@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from agent.contestant import BOOTSTRAP
 from agent.identity import Conditions, conditions_now
-from agent.measurement import Failure, Measurement, latency, ratio
+from agent.measurement import Failure, Measurement, Quantity, latency, ratio
 from agent.processes import Child, ChildError
 from agent.quantiles import is_stable
 from agent.tensors import Array
@@ -73,6 +73,8 @@ class Race:
     """Slower by more than this, and surely: at the favourable end of the ratio's interval."""
     min_rounds: int = 6
     """The fewest turns whose least and greatest ratio are a 95 % interval (the sign test)."""
+    by: Quantity = "latency"
+    """What slower means: a run takes longer, or there are fewer of them in a second."""
 
 
 @dataclasses.dataclass
@@ -85,16 +87,23 @@ class _Entrant:
     run_ms: float
     windows: list[Array] = dataclasses.field(default_factory=list)
     medians: list[float] = dataclasses.field(default_factory=list)
+    turns_ns: list[float] = dataclasses.field(default_factory=list)
+    """Per run at the dims' opt values, all callers together."""
     runs: int = 0
     seconds: float = 0.0
 
-    def add(self, latencies_ns: list[int]) -> None:
+    def add(self, latencies_ns: list[int], runs_per_s: float) -> None:
         """Take in one window."""
         window = np.asarray(latencies_ns, np.float64)
         self.windows.append(window)
         self.medians.append(float(np.median(window)))
+        self.turns_ns.append(1e9 / (runs_per_s * self.loaded["runs_in_one"]))
         self.runs += len(window)
-        self.seconds += float(window.sum()) / 1e9
+        self.seconds += len(window) / runs_per_s
+
+    def paces(self, by: Quantity) -> list[float]:
+        """Of each turn, what is to be small."""
+        return self.medians if by == "latency" else self.turns_ns
 
 
 class Arena:
@@ -204,7 +213,7 @@ class Arena:
                 self._fail(name, error.kind, str(error), error.error)
                 continue
             entrant.child.pause()
-            entrant.add(answer["latencies_ns"])
+            entrant.add(answer["latencies_ns"], answer["runs_per_s"])
             self._tell(
                 {
                     "event": "window",
@@ -233,12 +242,12 @@ class Arena:
         pace = [name for name in race.pace if name in self._running]
         if not pace:
             return
-        leader = min(pace, key=lambda name: float(np.median(self._running[name].medians)))
-        own = self._running[leader].medians
+        leader = min(pace, key=lambda name: float(np.median(self._running[name].paces(race.by))))
+        own = self._running[leader].paces(race.by)
         for name, entrant in list(self._running.items()):
             if name in (leader, *race.keep) or len(entrant.medians) < race.min_rounds:
                 continue
-            behind = ratio(entrant.medians, own)
+            behind = ratio(entrant.paces(race.by), own)
             if behind.low <= 1 + race.margin:
                 continue
             told = f"left after {behind.rounds} turns: at least {behind.low:.2f} x {leader}"
@@ -256,7 +265,7 @@ class Arena:
         memory = self._ask(entrant.child, "memory")
         placed = self._ask(entrant.child, "placement")
         self._ask(entrant.child, "close")
-        stable, notes = self._stable(entrant), list(told)
+        stable, notes = self._stable(entrant), [*_called(entrant.loaded), *told]
         if not stable and not told:
             notes.append("the windows' medians had not settled when the budget ended")
         if is_busy(self._spins, tolerance=self._budget.busy_tolerance):
@@ -268,8 +277,9 @@ class Arena:
             import_ms=entrant.loaded["import_ms"],
             load_ms=entrant.loaded["load_ms"],
             first_run_ms=entrant.loaded["first_run_ms"],
-            throughput_per_s=entrant.runs / entrant.seconds,
-            callers=1,
+            throughput_per_s=entrant.runs * entrant.loaded["runs_in_one"] / entrant.seconds,
+            callers=entrant.loaded["callers"],
+            batch=entrant.loaded["batch"],
             memory_peak_bytes=memory["peak_bytes"],
             memory_increment_bytes=memory["increment_bytes"],
             placement=placed["placement"],
@@ -278,6 +288,7 @@ class Arena:
             versions=entrant.loaded["versions"],
             environment=placed["environment"],
             windows_ms=tuple(median / 1e6 for median in entrant.medians),
+            turns_ms=tuple(turn / 1e6 for turn in entrant.turns_ns),
             notes=tuple(notes),
         )
 
@@ -297,6 +308,14 @@ class Arena:
             entrant.child.end()
         self._failures[name] = Failure(name=name, kind=kind, message=message, error=error)
         self._tell({"event": "failed", "name": name, "kind": kind, "message": message})
+
+
+def _called(loaded: Mapping[str, Any]) -> Iterator[str]:
+    """How it was called, where that is not one at a time."""
+    if loaded["callers"] > 1:
+        yield f"{loaded['callers']} callers at a time, each with a session of its own"
+    if loaded["batch"] is not None:
+        yield f"{loaded['batch']} in each run"
 
 
 def is_busy(spins: Sequence[float], *, tolerance: float) -> bool:

@@ -16,7 +16,15 @@ from pathlib import Path
 
 from agent.arena import Arena, Budget, Contestant, OnEvent, Race
 from agent.errors import ToolchainError, UsageError
-from agent.measurement import Comparison, Failure, Latency, Measurement, Ratio, compare
+from agent.measurement import (
+    Comparison,
+    Failure,
+    Latency,
+    Measurement,
+    Quantity,
+    Ratio,
+    compare,
+)
 
 
 def contest(
@@ -159,6 +167,7 @@ __all__ = [
     "Failure",
     "Latency",
     "Measurement",
+    "Quantity",
     "Race",
     "Ratio",
     "bench_one",

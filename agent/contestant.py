@@ -7,18 +7,22 @@ so that the time of the load and the memory above the baseline are the variant's
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import gc
 import importlib.metadata
 import os
 import platform
+import threading
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from agent import sessions
+from agent.calls import batches, calls_of, runs_in_one
 from agent.errors import VerificationError
 from agent.manifest import Signature
 from agent.processes import die_with, forget_peak, memory, serve, threads, tree_peak, usable_cpus
@@ -64,32 +68,37 @@ def main(parent: int, questions: int, answers: int) -> None:
 
 
 class _Contestant:
-    """One variant, loaded once."""
+    """One variant, loaded once for each caller that its record asks for."""
 
-    _session: sessions.CheckedSession
-    _inputs: list[dict[str, Array]]
+    _callers: list[_Caller]
 
     def load(self, folder: str, inputs: str) -> dict[str, Any]:
         """Load the variant and run it once."""
         record = read_record(Path(folder))
-        self._inputs = read_inputs(Path(inputs), record.signature)
-        self._next = 0
+        samples = read_inputs(Path(inputs), record.signature)
+        calls = calls_of(record.options)
         module = sessions.session_module(record.runtime.format)
         import_ms = None
         if hasattr(module, "import_runtime"):
             import_ms = _timed_ms(lambda: sessions.import_runtime(record.runtime.format))
+        runs = _light(batches(samples, record.signature, calls))
         gc.collect()
         self._peak_before = tree_peak(os.getpid())
         self._baseline = memory(os.getpid())
         forget_peak()
         started = time.perf_counter_ns()
-        self._session = sessions.load(folder)
+        self._callers = [
+            _Caller(sessions.load(folder), runs, number) for number in range(calls.callers)
+        ]
         load_ms = (time.perf_counter_ns() - started) / 1e6
-        first_run_ms = _timed_ms(lambda: self._session.run_unchecked(self._inputs[0]))
+        first_run_ms = _timed_ms(self._callers[0].run)
         return {
             "import_ms": import_ms,
             "load_ms": load_ms,
             "first_run_ms": first_run_ms,
+            "callers": calls.callers,
+            "batch": calls.batch,
+            "runs_in_one": runs_in_one(calls, record.signature),
             "versions": _versions(module.PACKAGE),
         }
 
@@ -100,40 +109,52 @@ class _Contestant:
             {runs, run_ms: the last run's time, nan: names of outputs that hold NaN}
         """
         bad: set[str] = set()
-        for inputs in self._inputs:
-            outputs = self._session.run_unchecked(inputs)
-            bad.update(name for name, array in outputs.items() if _has_nan(array))
-        runs, run_ms = len(self._inputs), 0.0
+        runs = 0
+        for caller in self._callers:
+            for outputs in caller.each():
+                bad.update(name for name, array in outputs.items() if _has_nan(array))
+                runs += 1
+        run_ms = 0.0
         deadline = time.perf_counter() + seconds
         while not run_ms or time.perf_counter() < deadline:
-            run_ms = _timed_ms(lambda: self._session.run_unchecked(self._input()))
+            run_ms = _timed_ms(self._callers[runs % len(self._callers)].run)
             runs += 1
         return {"runs": runs, "run_ms": run_ms, "nan": sorted(bad)}
 
     def window(self, seconds: float, settle_s: float, max_runs: int) -> dict[str, Any]:
-        """Run back to back, at least once, and report each run's time.
+        """Run back to back, each caller at least once, and report each run's time.
 
         Runs of the first `settle_s` seconds do not count: after a pause the caches are another
         contestant's and the threads have to wake.
+
+        Returns:
+            {latencies_ns: of all callers, runs_per_s: all callers' together}
         """
-        self._session.reset()
+        for caller in self._callers:
+            caller.reset()
         gc.collect()
         gc.disable()  # its pauses are ours, not the runtime's
         try:
-            clock, run = time.perf_counter_ns, self._session.run_unchecked
-            settled = clock() + int(settle_s * 1e9)
-            while clock() < settled:
-                run(self._input())
-            latencies: list[int] = []
-            deadline = clock() + int(seconds * 1e9)
-            while not latencies or (clock() < deadline and len(latencies) < max_runs):
-                inputs = self._input()
-                before = clock()
-                run(inputs)
-                latencies.append(clock() - before)
+            found = self._side_by_side(seconds, settle_s, max_runs)
         finally:
             gc.enable()
-        return {"latencies_ns": latencies}
+        return {
+            "latencies_ns": [time_ns for own in found for time_ns in own],
+            # Of each caller by its own time: that the last runs end apart does not count.
+            "runs_per_s": sum(len(own) / (sum(own) / 1e9) for own in found),
+        }
+
+    def _side_by_side(self, seconds: float, settle_s: float, max_runs: int) -> list[list[int]]:
+        if len(self._callers) == 1:
+            return [self._callers[0].window(seconds, settle_s, max_runs)]
+        start = threading.Barrier(len(self._callers))
+
+        def window(caller: _Caller) -> list[int]:
+            start.wait()
+            return caller.window(seconds, settle_s, max_runs)
+
+        with concurrent.futures.ThreadPoolExecutor(len(self._callers)) as pool:
+            return list(pool.map(window, self._callers))
 
     def memory(self) -> dict[str, Any]:
         """The peak of this process tree, and by how much the variant raised it."""
@@ -148,7 +169,7 @@ class _Contestant:
     def placement(self) -> dict[str, Any]:
         """What share of the graph runs where, and what this process runs under."""
         return {
-            "placement": self._session.placement(),
+            "placement": self._callers[0].placement(),
             "environment": {
                 "python": platform.python_version(),
                 "cpus": usable_cpus(),
@@ -163,12 +184,49 @@ class _Contestant:
 
     def close(self) -> dict[str, Any]:
         """Give the runtime's memory back."""
-        self._session.close()
+        for caller in self._callers:
+            caller.close()
         return {}
 
-    def _input(self) -> dict[str, Array]:
-        self._next = (self._next + 1) % len(self._inputs)
-        return self._inputs[self._next]
+
+class _Caller:
+    """One that runs a session of its own back to back, through all inputs in turn."""
+
+    def __init__(
+        self, session: sessions.CheckedSession, runs: list[dict[str, Array]], number: int
+    ) -> None:
+        self._session = session
+        self._runs = runs
+        self._next = number % len(runs)
+        self.placement, self.reset, self.close = session.placement, session.reset, session.close
+
+    def run(self) -> dict[str, Array]:
+        """Run the next input."""
+        self._next = (self._next + 1) % len(self._runs)
+        return self._session.run_unchecked(self._runs[self._next])
+
+    def each(self) -> Iterator[dict[str, Array]]:
+        """Every input's outputs."""
+        return map(self._session.run_unchecked, self._runs)
+
+    def window(self, seconds: float, settle_s: float, max_runs: int) -> list[int]:
+        """At least one run's time, in nanoseconds, after a start that does not count."""
+        clock, run, runs = time.perf_counter_ns, self._session.run_unchecked, self._runs
+        latencies: list[int] = []
+        settled = clock() + int(settle_s * 1e9)
+        index, count = self._next, len(runs)
+        while clock() < settled:
+            index = (index + 1) % count
+            run(runs[index])
+        deadline = clock() + int(seconds * 1e9)
+        while not latencies or (clock() < deadline and len(latencies) < max_runs):
+            index = (index + 1) % count
+            inputs = runs[index]
+            before = clock()
+            run(inputs)
+            latencies.append(clock() - before)
+        self._next = index
+        return latencies
 
 
 def read_inputs(path: Path, signature: Signature) -> list[dict[str, Array]]:
@@ -189,14 +247,22 @@ def read_inputs(path: Path, signature: Signature) -> list[dict[str, Array]]:
             cause="It is another file: inputs have keys such as 00000/in/NAME.",
             remedy="Use the golden data or the evaluation pack that `sdk build` wrote.",
         )
+    # Copies, off the mapped file.
+    copies = (
+        {name: np.array(array) for name, array in own.items()} for _, own in sorted(samples.items())
+    )
+    return _light(sessions.check_inputs(signature, own) for own in copies)
+
+
+def _light(samples: Iterable[dict[str, Array]]) -> list[dict[str, Array]]:
+    """The first ones that weigh little enough together; one at least."""
     chosen: list[dict[str, Array]] = []
     weight = 0
-    for _, inputs in sorted(samples.items()):
+    for inputs in samples:
         weight += sum(array.nbytes for array in inputs.values())
         if chosen and weight > MOST_INPUTS_BYTES:
             break
-        copies = {name: np.array(array) for name, array in inputs.items()}  # off the mapped file
-        chosen.append(sessions.check_inputs(signature, copies))
+        chosen.append(inputs)
     return chosen
 
 

@@ -12,6 +12,7 @@ from agent.identity import Conditions
 from agent.quantiles import Interval, median_interval, quantile_bounds, samples_for
 from agent.tensors import Array
 
+Quantity = Literal["latency", "throughput"]
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 _SPREAD = np.linspace(0.0, 1.0, 21)
 
@@ -47,7 +48,8 @@ class Measurement:
     load_ms: float
     first_run_ms: float
     throughput_per_s: float
-    """Runs per second, by `callers` callers back to back."""
+    """Runs per second at the dims' opt values, of all callers together, back to back. A run with a
+    batch of n times the opt value counts n."""
     callers: int
     memory_peak_bytes: int | None
     """Of the process tree, Python and the inputs included."""
@@ -60,6 +62,10 @@ class Measurement:
     environment: dict[str, Any]
     windows_ms: tuple[float, ...]
     """The median of each turn; turn i of all contestants of one contest ran side by side."""
+    turns_ms: tuple[float, ...]
+    """The inverse of each turn's throughput: milliseconds per run, all callers together."""
+    batch: int | None = None
+    """The batch of each run; None for the dims' opt values."""
     notes: tuple[str, ...] = ()
 
 
@@ -95,11 +101,18 @@ class Comparison:
     """The left one's latency over the right one's."""
 
 
-def compare(a: Measurement, b: Measurement) -> Ratio:
+def compare(a: Measurement, b: Measurement, by: Quantity = "latency") -> Ratio:
     """The latency of a over that of b, paired by round, so that what slowed both cancels out.
 
     Both must come from one contest. The interval is the sign test's on the rounds' ratios.
+
+    Args:
+        a: of these two, that which is compared.
+        b: what it is held against.
+        by: with `throughput`, b's throughput over that of a: less is better in both.
     """
+    if by == "throughput":
+        return ratio(a.turns_ms, b.turns_ms)
     return ratio(a.windows_ms, b.windows_ms)
 
 

@@ -138,6 +138,7 @@ class _Series:
             versions=loaded["versions"],
             environment=placed["environment"],
             windows_ms=tuple(median / 1e6 for median in medians),
+            turns_ms=tuple(float(window.mean()) / 1e6 for window in windows),
             notes=() if quiet else (BUSY,),
         )
 

@@ -46,7 +46,7 @@ KINDS: dict[str, LimitKind] = {
         unit="ms", at_most=True, is_fraction=False, help="99 % of runs are at least this fast"
     ),
     "throughput_per_s": LimitKind(
-        unit="/s", at_most=False, is_fraction=False, help="runs per second, one caller"
+        unit="/s", at_most=False, is_fraction=False, help="runs per second at the dims' opt values"
     ),
     "peak_memory_mib": LimitKind(
         unit="MiB", at_most=True, is_fraction=False, help="peak memory of the process tree"

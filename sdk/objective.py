@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterable
 from typing import Literal, get_args
 
+from agent.bench import Quantity
+
 Objective = Literal["latency", "throughput", "memory", "size", "balanced"]
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 
@@ -21,6 +23,8 @@ class Figures:
     """The increment over the loaded runtime."""
     size_bytes: int | None
     """All files together."""
+    per_run: float | None = None
+    """The throughput's inverse, in the latency's unit: time per run, all callers together."""
 
 
 _SMALLNESS = ("size_mib", "peak_memory_mib", "size_reduction", "memory_reduction")
@@ -36,12 +40,19 @@ def is_speed(objective: Objective) -> bool:
     return objective in ("latency", "throughput")
 
 
+def quantity(objective: Objective) -> Quantity:
+    """What slower means."""
+    return "throughput" if objective == "throughput" else "latency"
+
+
 def cost(objective: Objective, own: Figures, baseline: Figures | None) -> float:
     """How a variant does; less is better, infinite where nothing is known.
 
-    `throughput` is that of one caller, the inverse of the latency. `balanced` is the geometric mean
-    of the ratios to the baseline in latency, memory and size, of those that are known of both.
+    `balanced` is the geometric mean of the ratios to the baseline in latency, memory and size, of
+    those that are known of both.
     """
+    if objective == "throughput":
+        return _known(own.per_run)
     if objective == "memory":
         return _known(own.memory_bytes)
     if objective == "size":

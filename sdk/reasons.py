@@ -6,8 +6,8 @@ candidates whose limits are all met.
 
 from __future__ import annotations
 
-from agent.bench import Ratio, compare
-from sdk.objective import cost, in_words, is_speed
+from agent.bench import Quantity, Ratio, compare
+from sdk.objective import Objective, cost, in_words, is_speed, quantity
 from sdk.select import Result, Selection, deciding, figures_of, find_baseline
 
 
@@ -23,7 +23,8 @@ def reason(result: Result, selection: Selection) -> str:
         return _why_chosen(result, selection)
     if result.speed is None or chosen.speed is None:
         return _by_estimate(result)
-    return _against(compare(result.speed, chosen.speed))
+    by = quantity(selection.objective)
+    return _against(compare(result.speed, chosen.speed, by), by)
 
 
 def _by_objective(result: Result, chosen: Result, selection: Selection) -> str:
@@ -46,15 +47,22 @@ def _by_objective(result: Result, chosen: Result, selection: Selection) -> str:
 def _why_chosen(result: Result, selection: Selection) -> str:
     if result.speed is None:
         return _by_estimate(result)
-    own = f"p50 {result.speed.latency_ms.p50:.3g} ms"
+    objective, latency = selection.objective, result.speed.latency_ms.p50
+    own = f"p50 {latency:.3g} ms"
+    if objective == "throughput":
+        own = f"{result.speed.throughput_per_s:.4g} runs/s, {own}"
     rivals = [
-        other.speed.latency_ms.p50
+        _pace(other, objective)
         for other in selection.results
         if other.speed is not None and other.candidate != result.candidate
     ]
-    if all(result.speed.latency_ms.p50 <= p50 for p50 in rivals):
+    if all(_pace(result, objective) <= pace for pace in rivals):
         return f"the fastest: {own}"
     return f"the fastest that is proven to meet every limit: {own}"
+
+
+def _pace(result: Result, objective: Objective) -> float:
+    return cost(objective, figures_of(result), None)
 
 
 def _by_estimate(result: Result) -> str:
@@ -64,8 +72,7 @@ def _by_estimate(result: Result) -> str:
     return f"estimated p50 {latency.low:.2g} to {latency.high:.2g} ms"
 
 
-def _against(ratio: Ratio) -> str:
-    shown = (
-        f"{ratio.value:.3g} times the chosen one's latency ({ratio.low:.3g} to {ratio.high:.3g})"
-    )
+def _against(ratio: Ratio, by: Quantity) -> str:
+    what = "latency" if by == "latency" else "time per run"
+    shown = f"{ratio.value:.3g} times the chosen one's {what} ({ratio.low:.3g} to {ratio.high:.3g})"
     return shown if ratio.low > 1 else f"not measured faster: {shown}"

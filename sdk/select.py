@@ -18,12 +18,14 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from agent.bench import Measurement, compare
+from agent.calls import ONE_AT_A_TIME, calls_of
 from agent.manifest import Role
 from agent.metrics import Drop
+from agent.quantiles import median_interval
 from agent.sessions import OperatorTime
 from sdk.estimate import Estimate
 from sdk.limits import KINDS, Bounded, Evidence, LimitVerdict, Verdict, judge, overall
-from sdk.objective import Figures, Objective, cost, is_speed
+from sdk.objective import Figures, Objective, cost, is_speed, quantity
 from sdk.plan import Candidate
 from sdk.prove import Report
 from sdk.search.record import SearchRecord
@@ -149,11 +151,17 @@ def select(
 
 
 def find_baseline(results: Sequence[Result]) -> Result | None:
-    """The fastest measured f32 lowering, else the first f32 one that the target lists and built."""
+    """The fastest measured f32 lowering, else the first f32 one that the target lists and built.
+
+    One that is called one at a time: ratios to a queue of batches would tell little.
+    """
     built = [
         r
         for r in results
-        if r.status == "built" and not r.left and r.candidate.recipe.precision == "f32"
+        if r.status == "built"
+        and not r.left
+        and r.candidate.recipe.precision == "f32"
+        and calls_of(r.candidate.recipe.options) == ONE_AT_A_TIME
     ]
     measured = [result for result in built if result.speed is not None]
     if measured:
@@ -170,7 +178,9 @@ def _ordered(
         return sorted(
             measured or eligible, key=lambda r: cost(objective, figures_of(r), held_against)
         )
-    return _by_speed(measured, baseline) if measured else sorted(eligible, key=_estimated)
+    if not measured:
+        return sorted(eligible, key=_estimated)
+    return _by_speed(measured, baseline, objective)
 
 
 def figures_of(result: Result) -> Figures:
@@ -178,21 +188,28 @@ def figures_of(result: Result) -> Figures:
     speed = result.speed
     return Figures(
         latency=_p50(result) if speed else _estimated(result),
+        per_run=1e3 / speed.throughput_per_s if speed else _estimated(result),
         memory_bytes=speed.memory_increment_bytes if speed else None,
         size_bytes=result.size_bytes,
     )
 
 
-def _by_speed(measured: list[Result], baseline: Result | None) -> list[Result]:
+def _by_speed(
+    measured: list[Result], baseline: Result | None, objective: Objective
+) -> list[Result]:
     """Fastest first; what is not measured faster than an eligible baseline comes after it."""
+
+    def pace(result: Result) -> float:
+        return cost(objective, figures_of(result), None)
+
     if baseline is None or baseline.speed is None:
-        return sorted(measured, key=_p50)
-    own = baseline.speed
+        return sorted(measured, key=pace)
+    own, by = baseline.speed, quantity(objective)
     faster = [
-        r for r in measured if r.speed and r is not baseline and compare(r.speed, own).high < 1
+        r for r in measured if r.speed and r is not baseline and compare(r.speed, own, by).high < 1
     ]
     slower = [r for r in measured if r is not baseline and r not in faster]
-    return [*sorted(faster, key=_p50), baseline, *sorted(slower, key=_p50)]
+    return [*sorted(faster, key=pace), baseline, *sorted(slower, key=pace)]
 
 
 def _p50(result: Result) -> float:
@@ -317,13 +334,12 @@ def _measured(name: str, result: Result) -> Bounded | None:
         mib = None if peak is None else peak / (1 << 20)
         return None if mib is None else Bounded(value=mib, low=mib, high=mib, evidence="device")
     if name == "throughput_per_s":
-        # One caller: runs per second are the inverse of the mean, whose bounds follow the median's.
-        latency = speed.latency_ms
+        turns = median_interval([1e3 / turn for turn in speed.turns_ms])
         value = speed.throughput_per_s
         return Bounded(
             value=value,
-            low=value * latency.p50 / latency.high,
-            high=value * latency.p50 / latency.low,
+            low=min(value, turns.low),
+            high=max(value, turns.high),
             evidence="device",
         )
     bounds = speed.latency_ms.bounds.get(name.removeprefix("latency_").removesuffix("_ms"))

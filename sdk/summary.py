@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from agent.bench import Measurement, compare
+from agent.calls import calls_of
 from agent.identity import Conditions
 from agent.manifest import Fingerprint, Role
 from agent.sessions import OperatorTime
@@ -128,6 +129,8 @@ class CandidateSummary:
     conditions: MeasuredUnder | None = None
     operators: tuple[OperatorTime, ...] | None = None
     """The slowest first; null where nobody asked, or the runtime does not tell."""
+    callers: int | None = None
+    """How many ran at a time, each with a session of its own; null where nothing was measured."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -246,7 +249,8 @@ def _candidate(
         size_bytes=result.size_bytes,
         load_ms=_rounded(measured.load_ms) if measured else None,
         first_run_ms=_rounded(measured.first_run_ms) if measured else None,
-        evaluated_at={name: dim[1] for name, dim in captured.program.signature.dims.items()},
+        evaluated_at=_evaluated_at(result, captured),
+        callers=measured.callers if measured else None,
         latency_ms=_latency(measured, result) if measured else None,
         throughput_per_s=_rounded(measured.throughput_per_s) if measured else None,
         peak_memory_bytes=measured.memory_peak_bytes if measured else None,
@@ -270,6 +274,12 @@ def _candidate(
         else None,
         operators=result.operators,
     )
+
+
+def _evaluated_at(result: Result, captured: Captured) -> dict[str, int]:
+    calls = calls_of(result.candidate.recipe.options)
+    own = {} if calls.batch_dim is None or calls.batch is None else {calls.batch_dim: calls.batch}
+    return {name: dim[1] for name, dim in captured.program.signature.dims.items()} | own
 
 
 def _ratio(result: Result, baseline: Result | None) -> RatioSummary | None:

@@ -1,19 +1,23 @@
 """What else is worth trying once a recipe has shown what it can do. Pure.
 
-`tunings` run the same files with other options of the runtime; `settings` quantise anew with other
-choices. Both give a few fully resolved recipes, the most promising first; a search measures them.
+`tunings` run the same files with other options of the runtime; `callings` run them by several
+callers or in batches; `settings` quantise anew with other choices. All give a few fully resolved
+recipes; a search measures them.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from agent.calls import ONE_AT_A_TIME, Calls, batch_dim
 from profiles import Profile
 from targets.interface import Program, Recipe
 from targets.recipes import is_transformer, share
 
+MOST_BATCHED = 64
+"""Times a dim's opt value: beyond that, latency is another order of magnitude."""
 BF16 = ("avx512_bf16", "amx_bf16")
 
 
@@ -41,6 +45,28 @@ def tunings(recipe: Recipe, profile: Profile) -> Iterator[Tuning]:
             yield Tuning(recipe=_with_options(recipe, tag, options), exact=exact)
 
 
+def callings(
+    recipe: Recipe, program: Program, profile: Profile
+) -> Mapping[tuple[int, int], Recipe]:
+    """The same files called otherwise, on a CPU.
+
+    Returns:
+        (callers at a time, size of the batch dim) -> the recipe; the given one is among them, with
+        one caller and the dim's opt value (1 where the program has no such dim).
+    """
+    dim = batch_dim(program.signature)
+    _, opt, high = program.signature.dims[dim] if dim else (1, 1, 1)
+    if (recipe.quantisation or {}).get("method") == "dynamic":
+        high = opt  # its scales are of a whole tensor: answers would depend on their neighbours
+    cores = (profile.cores or 1) if recipe.engine == "cpu" else 1
+    sizes = _doubled(opt, min(high, opt * MOST_BATCHED)) if recipe.engine == "cpu" else [opt]
+    return {
+        (callers, size): _called(recipe, callers, cores, dim, size, opt)
+        for callers in _doubled(1, cores)
+        for size in sizes
+    }
+
+
 def settings(recipe: Recipe, program: Program) -> Iterator[Recipe]:
     """The same precision from other choices of the quantiser; nothing for what is not quantised."""
     method = (recipe.quantisation or {}).get("method")
@@ -60,6 +86,37 @@ def keeping(recipe: Recipe, names: tuple[str, ...]) -> Recipe:
     quantisation = {**(recipe.quantisation or {}), "ignored": sorted(names)}
     return dataclasses.replace(recipe, quantisation=quantisation, tag=f"mixed{len(names)}")
 
+
+def _doubled(first: int, last: int) -> list[int]:
+    """Doubling from the first one; the last one is the end."""
+    found = [first]
+    while found[-1] * 2 < last:
+        found.append(found[-1] * 2)
+    return found if found[-1] >= last else [*found, last]
+
+
+def _called(
+    recipe: Recipe, callers: int, cores: int, dim: str | None, size: int, opt: int
+) -> Recipe:
+    batched = size != opt
+    calls = Calls(
+        callers=callers, batch_dim=dim if batched else None, batch=size if batched else None
+    )
+    if calls == ONE_AT_A_TIME:
+        return recipe
+    tag = (f"c{callers}" if callers > 1 else "") + (f"b{size}" if batched else "")
+    threads = _CALLERS_THREADS[recipe.toolchain](cores // callers) if callers > 1 else {}
+    return _with_options(recipe, tag, {**threads, **calls.options})
+
+
+_CALLERS_THREADS: Mapping[str, Callable[[int], dict[str, Any]]] = {
+    # Each compiled model would pin its threads to the same first cores.
+    "openvino": lambda count: {"INFERENCE_NUM_THREADS": count, "ENABLE_CPU_PINNING": False},
+    "onnxruntime": lambda count: {"intra_op_threads": count},
+    "executorch": lambda count: {"threads": count},
+    "aotinductor": lambda count: {"threads": count},
+}
+"""Toolchain -> how a session of one of several callers is told its share of the cores."""
 
 _Choice = tuple[str, Mapping[str, Any], bool]
 

@@ -42,7 +42,9 @@ BRIEF = Budget(seconds_per_contestant=0.3, window_s=0.02, settle_s=0.005, warmup
 SIZE = 64
 
 
-def make_variant(folder: Path, *, layers: int = 1, last_op: str = "Relu") -> Path:
+def make_variant(
+    folder: Path, *, layers: int = 1, last_op: str = "Relu", options: dict | None = None
+) -> Path:
     """A stack of matrix products, and a record beside it."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -58,15 +60,15 @@ def make_variant(folder: Path, *, layers: int = 1, last_op: str = "Relu") -> Pat
     graph = helper.make_graph(
         nodes,
         "stack",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [SIZE, SIZE])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [SIZE, SIZE])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", SIZE])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", SIZE])],
         weights,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     folder.mkdir(parents=True)
     path = folder / "model.onnx"
     onnx.save(model, path)
-    spec = {"dtype": "float32", "shape": (SIZE, SIZE)}
+    spec = {"dtype": "float32", "shape": ("rows", SIZE)}
     record = VariantRecord(
         version=1,
         id=f"stack/host/{folder.name}",
@@ -74,11 +76,11 @@ def make_variant(folder: Path, *, layers: int = 1, last_op: str = "Relu") -> Pat
         target="intel",
         profile="host",
         runtime=Runtime(format="onnxruntime", at_least=None, below=None),
-        options={"intra_op_threads": 1},
+        options={"intra_op_threads": 1, **(options or {})},
         signature=Signature(
             inputs=(TensorSpec(name="x", **spec),),
             outputs=(TensorSpec(name="y", **spec),),
-            dims={},
+            dims={"rows": (1, SIZE, 4 * SIZE)},
         ),
         files=(File(path=path.name, sha256=sha256_of(path), length=path.stat().st_size),),
         provenance={},
@@ -177,6 +179,37 @@ def test_a_measurement_says_how_fast_how_big_and_under_what(measure):
     assert {"python", "numpy", "onnxruntime"} <= set(found.versions)
     assert found.environment["cpus"] >= 1
     assert found.conditions_before.load_1m is not None
+
+
+def test_callers_run_at_a_time_and_a_batch_counts_for_its_runs(tmp_path, inputs):
+    folders = {
+        name: make_variant(tmp_path / name, layers=8, options=options)
+        for name, options in {
+            "one": {},
+            "two": {"callers": 2},
+            "batched": {"batch": 4 * SIZE, "batch_dim": "rows"},
+        }.items()
+    }
+    found = contest(
+        [Contestant(name, folder) for name, folder in folders.items()],
+        inputs=inputs,
+        log_folder=tmp_path / "logs",
+        budget=BRIEF,
+    )
+    one, two, batched = (found[name] for name in folders)
+    assert (one.callers, two.callers, batched.callers) == (1, 2, 1)
+    assert (one.batch, two.batch, batched.batch) == (None, None, 4 * SIZE)
+    assert not any("callers" in note or "in each run" in note for note in one.notes)
+    assert "2 callers at a time" in two.notes[0]
+    assert f"{4 * SIZE} in each run" in batched.notes[0]
+    for each, in_one in ((one, 1), (two, 2), (batched, 4)):
+        assert np.median(each.turns_ms) == pytest.approx(1e3 / each.throughput_per_s, rel=0.5)
+        # Runs in a second: callers, or the batch, over the mean latency; on a machine that does
+        # something else meanwhile, the mean is above the median.
+        assert 0.7 * each.latency_ms.p50 < 1e3 * in_one / each.throughput_per_s
+        assert 1e3 * in_one / each.throughput_per_s < 5 * each.latency_ms.p50
+    assert batched.latency_ms.p50 > one.latency_ms.p50
+    assert compare(batched, one, "throughput").value < compare(batched, one).value
 
 
 def test_a_measurement_survives_json(measure):

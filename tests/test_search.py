@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.calls import ONE_AT_A_TIME, calls_of
 from agent.errors import UsageError
+from agent.manifest import Signature, TensorSpec
 from sdk.objective import OBJECTIVES, Figures, Objective, cost, must_be_small
 from sdk.plan import Candidate
 from sdk.search.clock import Clock, counted, seconds, spoken
@@ -214,6 +217,8 @@ OBJECTIVE_CASES: dict[str, tuple[Objective, Figures, Figures]] = {
                 Figures(latency=2, memory_bytes=1, size_bytes=1)),
     "memory": ("memory", Figures(latency=9, memory_bytes=1, size_bytes=9),
                Figures(latency=1, memory_bytes=2, size_bytes=1)),
+    "throughput": ("throughput", Figures(latency=9, per_run=1, memory_bytes=9, size_bytes=9),
+                   Figures(latency=1, per_run=2, memory_bytes=1, size_bytes=1)),
     "size": ("size", Figures(latency=9, memory_bytes=9, size_bytes=1),
              Figures(latency=1, memory_bytes=1, size_bytes=2)),
     "balanced": ("balanced", Figures(latency=2, memory_bytes=1, size_bytes=1),
@@ -337,3 +342,92 @@ def test_the_final_is_between_the_best_few_not_all_of_one_file_and_the_baseline(
     for one in standing.attempts:
         if one not in found:
             assert "times the latency of" in why_left(standing, one)
+
+
+BATCHED = dataclasses.replace(
+    program(),
+    signature=Signature(
+        inputs=(TensorSpec(name="x", dtype="float32", shape=("batch", 3)),),
+        outputs=(TensorSpec(name="y", dtype="float32", shape=("batch",)),),
+        dims={"batch": (1, 1, 24)},
+    ),
+)
+
+
+def crowded(best_callers: int, best_size: int) -> World:
+    """f32 alone; time per run falls towards one way of calling, and rises beyond it."""
+
+    def world(recipe: Recipe) -> tuple[float, float]:
+        calls = calls_of(recipe.options)
+        apart = abs(math.log2(calls.callers / best_callers))
+        apart += abs(math.log2((calls.batch or 1) / best_size))
+        slower = 1.0 if recipe.toolchain == "openvino" else 1.5
+        return slower * (1 if recipe.precision == "f32" else 3) * (1 + apart), 0.0
+
+    return world
+
+
+def play_calls(
+    world: World, objective: Objective, limits: dict[str, float]
+) -> tuple[Standing, int]:
+    standing = dataclasses.replace(begin(world, objective), limits={**LIMITS, **limits})
+    for heats in range(100):
+        moves = next_moves(standing, BATCHED, VNNI, {}, 0)
+        if not moves:
+            return standing, heats
+        new = tuple(attempt(move, world) for move in moves)
+        standing = dataclasses.replace(standing, attempts=(*standing.attempts, *new))
+    raise AssertionError("it goes on for ever")
+
+
+@pytest.mark.parametrize(("callers", "size"), [(1, 1), (1, 24), (8, 1), (4, 8), (8, 16)])
+def test_the_best_way_of_calling_is_climbed_to(callers: int, size: int) -> None:
+    standing, _ = play_calls(crowded(callers, size), "throughput", {})
+    best = standing.best()
+    assert best is not None
+    calls = calls_of(best.move.recipe.options)
+    assert (calls.callers, calls.batch or 1) == (callers, size)
+    if callers > 1:
+        assert best.move.recipe.options["INFERENCE_NUM_THREADS"] == 8 // callers
+    tried = {one.digest for one in standing.attempts}
+    assert len(tried) == len(standing.attempts)
+
+
+def test_one_caller_and_opt_values_where_only_latency_counts() -> None:
+    standing, _ = play_calls(crowded(8, 16), "latency", {})
+    assert {calls_of(one.move.recipe.options) for one in standing.attempts} == {ONE_AT_A_TIME}
+
+
+def test_a_limit_on_throughput_is_met_by_how_it_is_called() -> None:
+    world = crowded(4, 8)
+    # One at a time it takes 6 ms a run: 167 in a second.
+    limit = {"throughput_per_s": 400.0}
+    standing, _ = play_calls(world, "latency", limit)
+    best = standing.best()
+    assert best is not None
+    assert calls_of(best.move.recipe.options) != ONE_AT_A_TIME
+    assert standing.rate(best) >= 400
+
+
+def test_what_depends_on_its_neighbours_is_not_put_together() -> None:
+    recipe = dataclasses.replace(F32, quantisation={"method": "dynamic"}, precision="int8")
+    assert {size for _, size in variations.callings(recipe, BATCHED, VNNI)} == {1}
+    gpu = dataclasses.replace(F32, engine="gpu", backend="GPU")
+    assert list(variations.callings(gpu, BATCHED, VNNI)) == [(1, 1)]
+
+
+@given(st.integers(1, 200), st.integers(1, 8), st.integers(1, 300))
+def test_every_way_of_calling_is_within_the_dims_and_the_cores(
+    cores: int, opt: int, more: int
+) -> None:
+    dims = {"batch": (1, opt, opt + more - 1)}
+    held = dataclasses.replace(BATCHED.signature, dims=dims)
+    profile = dataclasses.replace(VNNI, cores=cores)
+    found = variations.callings(F32, dataclasses.replace(BATCHED, signature=held), profile)
+    assert found[1, opt] == F32
+    assert len({recipe.digest for recipe in found.values()}) == len(found)
+    for (callers, size), recipe in found.items():
+        assert 1 <= callers <= cores
+        assert opt <= size <= opt + more - 1
+        calls = calls_of(recipe.options)
+        assert (calls.callers, calls.batch or opt) == (callers, size)

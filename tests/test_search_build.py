@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from agent.sessions import load
 from sdk import api
 from sdk.events import Event
 from tests.test_build import FAST, SDK, onnx_project, sdk
@@ -47,6 +50,51 @@ def test_a_limit_that_nothing_meets_is_unmet_however_long_the_search(tmp_path: P
     )
     (result,) = summary.results
     assert (result.verdict, result.selected) == ("unmet", None)
+
+
+def test_throughput_is_found_in_batches_and_callers_and_a_limit_is_met_by_them(
+    tmp_path: Path,
+) -> None:
+    project = onnx_project(tmp_path / "project")
+    found = {}
+    for name, options in {
+        "plain": {"objective": "latency"},
+        "throughput": {"objective": "throughput"},
+    }.items():
+        summary = api.build(
+            project,
+            targets=["intel"],
+            profiles=["host"],
+            out=tmp_path / name,
+            budget_s=60.0,
+            **options,
+        )
+        (result,) = summary.results
+        found[name] = next(c for c in result.candidates if c.role == "chosen")
+    one, many = found["plain"].throughput_per_s, found["throughput"].throughput_per_s
+    assert found["plain"].evaluated_at == {"batch": 1}
+    # So small a model spends its time on being called: more in one run are as many times as fast.
+    assert found["throughput"].evaluated_at["batch"] > 1
+    assert many > 1.5 * one
+    assert any("in each run" in note for note in found["throughput"].notes)
+
+    summary = api.build(
+        project,
+        targets=["intel"],
+        profiles=["host"],
+        out=tmp_path / "limited",
+        limits={"throughput_per_s": 0.6 * many},
+        budget_s=60.0,
+    )
+    (result,) = summary.results
+    assert result.verdict == "met"
+    record = json.loads(
+        (tmp_path / "limited" / "net" / result.variant / "variant.json").read_text()
+    )
+    assert record["options"]["batch"] > 1
+    variant = tmp_path / "limited" / "net" / result.variant
+    session = load(variant)  # whoever loads it gets one session, and runs what it likes
+    assert session.run({"x": np.zeros((3, 16), np.float32)})["y"].shape == (3, 4)
 
 
 def test_a_search_that_was_killed_goes_on_and_measures_nothing_twice(tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ def measurement(p50_ms: float, jitter: float = 0.01, memory_mib: int = 50) -> Me
         versions={},
         environment={},
         windows_ms=tuple(float(np.median(window)) / 1e6 for window in windows),
+        turns_ms=tuple(float(np.mean(window)) / 1e6 for window in windows),
     )
 
 

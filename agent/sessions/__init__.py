@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from agent.calls import of_runtime
 from agent.codec import canonical
 from agent.errors import ToolchainError, UsageError
 from agent.identity import fingerprint
@@ -118,7 +119,8 @@ def load(path: str | Path, check_as: str | None = None) -> CheckedSession:
     folder = Path(path)
     record = read_record(folder)
     module = session_module(check_as or record.runtime.format)
-    options = record.options if check_as is None else record.options.get("check", {})
+    own = of_runtime(record.options)
+    options = own if check_as is None else own.get("check", {})
     with _runtime_errors(module, folder.name):
         if hasattr(module, "prepare"):
             inner = _load_prepared(module, folder / record.files[0].path, options, record)
@@ -207,7 +209,7 @@ def profile(
     checked = [check_inputs(record.signature, one) for one in inputs]
     entry = folder / record.files[0].path
     found: tuple[OperatorTime, ...] = measure(
-        entry, record.options, record.signature, checked, runs
+        entry, of_runtime(record.options), record.signature, checked, runs
     )
     return found
 

@@ -33,7 +33,7 @@ def bench(variant: Variant, seconds: Seconds = 3.0, json: Json = False) -> None:
         f"{latency.n} runs, {'stable' if latency.stable else 'NOT stable'}",
         *(f"{name} {value:.3f} ms" for name, value in _quantiles(latency)),
         f"load {found.load_ms:.1f} ms, first run {found.first_run_ms:.1f} ms",
-        f"{found.throughput_per_s:.1f} runs/s, one caller",
+        f"{found.throughput_per_s:.1f} runs/s, {_callers(found.callers)}",
         f"memory: peak {_mib(found.memory_peak_bytes)}",
         f"memory over the loaded runtime: {_mib(found.memory_increment_bytes)}",
         *found.notes,
@@ -47,6 +47,10 @@ def _quantiles(latency: object) -> list[tuple[str, float]]:
         for name in ("p90", "p95", "p99")
         if (value := getattr(latency, name)) is not None
     ]
+
+
+def _callers(count: int) -> str:
+    return "one caller" if count == 1 else f"{count} callers"
 
 
 def _mib(size_bytes: int | None) -> str:

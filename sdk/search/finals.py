@@ -43,7 +43,8 @@ def why_left(standing: Standing, attempt: Attempt) -> str:
     if best is not None and attempt.pace is not None and best.pace:
         ratio = attempt.pace / best.pace
         if is_speed(standing.objective) and math.isfinite(ratio):
-            return f"{ratio:.3g} times the latency of {best.move.recipe.name} in its heat"
+            what = "latency" if standing.objective == "latency" else "time per run"
+            return f"{ratio:.3g} times the {what} of {best.move.recipe.name} in its heat"
     if best is not None and not is_speed(standing.objective):
         own, least = standing.in_words(attempt), standing.in_words(best)
         return f"{own} in its heat; {best.move.recipe.name} has {least}"

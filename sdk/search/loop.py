@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from agent.bench import Budget, Race, compare
 from profiles import Profile
 from sdk.estimate import estimate
-from sdk.objective import Objective, is_speed
+from sdk.objective import Objective, is_speed, quantity
 from sdk.plan import Candidate, Planned
 from sdk.prune import reason as why_pruned
 from sdk.search.clock import Clock, counted, spoken
@@ -283,6 +283,7 @@ class _Search:
         race = Race(
             pace=tuple(fit) if is_speed(self._job.objective) else (),
             keep=(leader.move.recipe.name,) if leader else (),
+            by=quantity(self._job.objective),
         )
         found = heat(
             self._runner,
@@ -321,7 +322,7 @@ class _Search:
             own = result.report.measurement if result.report else None
             pace = one.pace
             if own is not None and reference is not None:
-                pace = scale * compare(own, reference).value
+                pace = scale * compare(own, reference, quantity(self._job.objective)).value
             if leader is None or one.digest != leader.digest:
                 entered[one.digest] = dataclasses.replace(one, result=result, pace=pace)
         self._standing = dataclasses.replace(

@@ -1,6 +1,7 @@
 """What to try next. Pure: the same standing and the same seed give the same moves.
 
-Three kinds, the cheap ones first. *Tunings* run the files of the leaders with other options.
+Three kinds, the cheap ones first. *Tunings* run the files of the leaders with other options, and,
+where throughput counts, by several callers and in batches: uphill from what is known to be best.
 *Settings* quantise anew where int8 would win and loses too much accuracy. The *walk* keeps the most
 sensitive groups of operators in floating point, as few as the limit allows: a bisection over the
 groups in the order of what leaving each of them out gains in accuracy for its work. A walk ends
@@ -14,8 +15,9 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from agent.calls import ONE_AT_A_TIME, calls_of
 from profiles import Profile
-from sdk.search.standing import Attempt, Kind, Move, Standing
+from sdk.search.standing import THROUGHPUT, Attempt, Kind, Move, Standing
 from targets import variations
 from targets.interface import Program, Recipe, Sensitivity
 
@@ -53,7 +55,8 @@ def next_moves(
     settings = new(_settings(standing, program))
     # Where the walk begins is known only when all settings have had their turn.
     mixed = [] if settings else new(_walks(standing, ranked))
-    return (*new(_tunings(standing, profile)), *settings, *mixed)
+    called = new(_callings(standing, program, profile))
+    return (*called, *new(_tunings(standing, profile)), *settings, *mixed)
 
 
 def to_rank(standing: Standing) -> tuple[Recipe, ...]:
@@ -89,6 +92,52 @@ def _tunings(standing: Standing, profile: Profile) -> Iterator[Move]:
                     parent=files,
                     exact=tuning.exact and (leader.move.kind != "tuning" or leader.move.exact),
                 )
+
+
+def _callings(standing: Standing, program: Program, profile: Profile) -> Iterator[Move]:
+    """Of each leader, the neighbours of the way of calling it that has the best throughput."""
+    if not standing.wants_throughput:
+        return
+    leaders: dict[str, Attempt] = {}
+    for one in standing.ranking(but=THROUGHPUT):
+        if one.pace is not None and calls_of(one.move.recipe.options) == ONE_AT_A_TIME:
+            leaders.setdefault(files_of(one), one)
+    for files, leader in list(leaders.items())[:LEADERS]:
+        grid = variations.callings(leader.move.recipe, program, profile)
+        tried = {key: standing.find(recipe.digest) for key, recipe in grid.items()}
+        rates = {
+            key: standing.rate(one)
+            for key, one in tried.items()
+            if one is not None and standing.keeps_limits(one, but=THROUGHPUT)
+        }
+        for key in neighbours(max(rates, key=lambda key: rates[key]), list(grid)):
+            callers, size = key
+            yield Move(
+                recipe=grid[key],
+                kind="tuning",
+                why=f"{callers} at a time, {size} in each run",
+                parent=files,
+                exact=leader.move.kind != "tuning" or leader.move.exact,
+            )
+
+
+def neighbours(best: tuple[int, int], grid: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """What differs from the best in one of the two: by a step down, or by one or two up.
+
+    >>> neighbours((1, 2), [(callers, size) for callers in (1, 2) for size in (1, 2, 4, 8, 16)])
+    [(1, 1), (1, 4), (1, 8), (2, 2)]
+    """
+    callers, size = best
+    return [
+        *((callers, other) for other in _beside(size, {key[1] for key in grid})),
+        *((other, size) for other in _beside(callers, {key[0] for key in grid})),
+    ]
+
+
+def _beside(value: int, values: set[int]) -> list[int]:
+    ordered = sorted(values)
+    at = ordered.index(value)
+    return [*ordered[max(0, at - 1) : at], *ordered[at + 1 : at + 3]]
 
 
 def files_of(attempt: Attempt) -> str:

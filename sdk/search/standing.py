@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from agent.calls import ONE_AT_A_TIME, calls_of
 from sdk.limits import overall
 from sdk.objective import Figures, Objective, cost, in_words
 from sdk.select import Result, verdicts
@@ -37,7 +38,8 @@ class Attempt:
     move: Move
     result: Result
     pace: float | None = None
-    """Its latency over the reference's, by turns side by side; None if it was not measured."""
+    """Its latency over the reference's, by turns side by side; where throughput counts, its time
+    per run. None if it was not measured."""
 
     @property
     def digest(self) -> str:
@@ -65,18 +67,30 @@ class Standing:
         plain = [
             one
             for one in self.attempts
-            if one.result.status == "built" and one.move.recipe.precision == "f32"
+            if one.result.status == "built"
+            and one.move.recipe.precision == "f32"
+            and calls_of(one.move.recipe.options) == ONE_AT_A_TIME
         ]
         return min(plain, key=lambda one: math.inf if one.pace is None else one.pace, default=None)
 
-    def keeps_limits(self, attempt: Attempt) -> bool:
-        """Nothing disproves it: built, no limit surely broken, the drop seen within the limit."""
+    @property
+    def wants_throughput(self) -> bool:
+        """How a variant is called is worth varying: that is the objective, or a limit unkept."""
+        return self.objective == "throughput" or (THROUGHPUT in self.limits and not self.ranking())
+
+    def keeps_limits(self, attempt: Attempt, *, but: str | None = None) -> bool:
+        """Nothing disproves it: built, no limit surely broken, the drop seen within the limit.
+
+        Args:
+            attempt: to be judged.
+            but: a limit that is left out.
+        """
         result = attempt.result
         if result.status != "built" or not self.is_accurate(attempt):
             return False
         baseline = self.baseline
         # Ratios to the baseline hold within one contest alone: the final one judges them.
-        limits = {name: v for name, v in self.limits.items() if name not in _RELATIVE}
+        limits = {name: v for name, v in self.limits.items() if name not in (*_RELATIVE, but)}
         return overall(verdicts(result, limits, baseline.result if baseline else None)) != "unmet"
 
     def is_accurate(self, attempt: Attempt) -> bool:
@@ -91,9 +105,16 @@ class Standing:
         own = self._figures(self.baseline) if self.baseline else None
         return cost(self.objective, self._figures(attempt), own)
 
-    def ranking(self) -> Sequence[Attempt]:
-        """Those that keep the limits, the best first."""
-        return sorted((one for one in self.attempts if self.keeps_limits(one)), key=self.cost)
+    def ranking(self, *, but: str | None = None) -> Sequence[Attempt]:
+        """Those that keep the limits, or all limits but one; the best first."""
+        kept = (one for one in self.attempts if self.keeps_limits(one, but=but))
+        return sorted(kept, key=self.cost)
+
+    def rate(self, attempt: Attempt) -> float:
+        """Its throughput in its heat, in runs per second; 0 where it was not measured."""
+        report = attempt.result.report
+        measured = report.measurement if report else None
+        return measured.throughput_per_s if measured else 0.0
 
     def best(self) -> Attempt | None:
         """The leader."""
@@ -118,9 +139,11 @@ class Standing:
             latency = result.estimate.latency_ms.value
         return Figures(
             latency=latency,
+            per_run=latency,
             memory_bytes=measured.memory_increment_bytes if measured else None,
             size_bytes=result.size_bytes,
         )
 
 
+THROUGHPUT = "throughput_per_s"
 _RELATIVE = ("speedup", "memory_reduction")
