@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-from agent.bench import Quantity
+if TYPE_CHECKING:
+    from agent.bench import Quantity  # numpy comes with it, which `sdk --help` can do without
 
 Objective = Literal["latency", "throughput", "memory", "size", "balanced"]
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
