@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from sdk.project import Project
 from sdk.samples import Sample, StoredSamples
 from sdk.usercode import load_function, user_error
 
+_SAME = 1e-5  # relative: what outputs may differ by between two runs
 Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 
 
@@ -40,6 +41,24 @@ class ScoringSplit:
 
     def _items(self) -> Iterator[Sample]:
         return iter(self._samples)
+
+
+def noise_of_scores(once: Sequence[float], again: Sequence[float]) -> str:
+    """What is to be said of a function that scores the same answers differently, or nothing.
+
+    >>> noise_of_scores([1.0, 1.0], [1.0, 1.0])
+    ''
+    >>> noise_of_scores([1.0, 1.0], [1.1, 0.9])
+    'the score function is noisy: the same answers, scored twice, differ by 10 % on average'
+    """
+    mean = abs(float(np.mean(once))) if once else 0.0
+    apart = float(np.mean(np.abs(np.subtract(once, again)))) if once else 0.0
+    if apart <= _SAME * mean:
+        return ""
+    return (
+        "the score function is noisy: the same answers, scored twice, differ by "
+        f"{100 * apart / mean:.2g} % on average"
+    )
 
 
 def score_by_function(project: Project, run: Run, samples: StoredSamples) -> list[float]:

@@ -24,7 +24,7 @@ from sdk.isolation import user_imports
 from sdk.project import Project
 from sdk.project_reader import load_project
 from sdk.samples import SPLITS, Sample, Split, SplitWriter, StoredSamples, checked, write_sample
-from sdk.scoring import score_by_function
+from sdk.scoring import noise_of_scores, score_by_function
 from sdk.usercode import Recorder, load_function, user_error
 from targets.interface import Program
 
@@ -193,12 +193,13 @@ def _score_original(project: Project, original: Original, out: Path) -> dict[str
             for split, samples in splits.items()
         }
         _check_scores(scores, str(project.data.score))
+        again = score_by_function(project, original.run, splits["selection"])
         described = {
             "name": str(project.data.score),
             "higher_is_better": project.data.higher_is_better,
             "fidelity": False,
             "by_function": True,
-            "note": "",
+            "note": noise_of_scores(scores["selection"], again),
         }
         return {"metric": described, "original_scores": scores}
     labelled = all(sample.label is not None for samples in splits.values() for sample in samples)
