@@ -21,7 +21,7 @@ EXTRA = "mobile"
 def recipes(request: Request) -> Iterator[Recipe]:
     """What is worth trying on this phone."""
     profile = request.profile
-    yield from executorch_cpu()
+    yield from executorch_cpu(request.program)
     if profile.platform == "android" and "gpu" in profile.engines:
         yield executorch("vulkan", "f16", engine="gpu")
     if profile.platform in ("ios", "macos"):

@@ -323,22 +323,26 @@ def executorch(
     *,
     engine: str = "cpu",
     quantisation: Mapping[str, Any] | None = None,
+    tag: str | None = None,
 ) -> Recipe:
     """One for ExecuTorch; `backend` is `xnnpack`, `vulkan` or `coreml`."""
     return Recipe(
         toolchain="executorch",
         format="executorch",
         precision=precision,
+        tag=tag,
         quantisation=quantisation,
         backend=backend,
         engine=engine,
     )
 
 
-def executorch_cpu() -> Iterator[Recipe]:
-    """XNNPACK in f32 and in int8 by PT2E."""
+def executorch_cpu(program: Program | None) -> Iterator[Recipe]:
+    """XNNPACK in f32 and in int8 by PT2E; where linear layers do most of the work, also dynamic."""
     yield executorch("xnnpack", "f32")
     yield executorch("xnnpack", "int8", quantisation={"method": "pt2e", "samples": PT2E_SAMPLES})
+    if program is not None and share(program, ("matmul",)) > 0.5:
+        yield executorch("xnnpack", "int8", quantisation={"method": "dynamic"}, tag="dynamic")
 
 
 def aotinductor_cuda() -> Iterator[Recipe]:

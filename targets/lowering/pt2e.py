@@ -1,15 +1,17 @@
-"""Static int8 for XNNPACK: an exported program in, a quantised exported program out.
+"""int8 for XNNPACK: an exported program in, a quantised exported program out.
 
-Both methods annotate with XNNPACK's own quantiser, so both lower to the same kernels: `pt2e` is
-torchao's plain observer and rounding; `nncf-pt2e` adds bias correction (and SmoothQuant where
-`smooth_quant` says so), which helps transformers and nets with uneven channels, and takes longer.
+All methods annotate with XNNPACK's own quantiser, so all lower to its own kernels. Two are static:
+`pt2e`, torchao's plain observer and rounding, and `nncf-pt2e`, which adds bias correction (and
+SmoothQuant where `smooth_quant` says so): it helps nets with uneven channels, and takes longer.
+`dynamic` takes the scales of linear layers' activations from each input as it comes, and quantises
+nothing else: it needs no data, and transformers keep their accuracy where static int8 loses it.
 The result is exported again with the program's own dims, so it stays as dynamic as it was.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,8 @@ from targets.interface import Calibration
 from targets.lowering.export import dynamic_shapes
 from targets.lowering.vendor import vendor_errors
 
-METHODS = ("pt2e", "nncf-pt2e")
+STATIC = ("pt2e", "nncf-pt2e")
+METHODS = (*STATIC, "dynamic")
 SETTINGS = ("method", "samples", "per_channel", "smooth_quant")
 
 
@@ -31,12 +34,13 @@ def quantise_pt2e(
     settings: Mapping[str, Any],
     calibration: Calibration | None,
 ) -> Any:
-    """Quantise activations and weights to int8 with real inputs.
+    """Quantise activations and weights to int8, with real inputs where the method is static.
 
     Args:
         exported: a `torch.export.ExportedProgram`; it is not changed.
         signature: names and dims of its inputs, in their order.
-        settings: {method, samples, per_channel (default true), smooth_quant (default false)}.
+        settings: {method, samples, per_channel (default true), smooth_quant (default false)};
+            `dynamic` has no samples.
         calibration: the inputs; the first `samples` of them are used.
 
     Raises:
@@ -44,53 +48,48 @@ def quantise_pt2e(
     """
     import torch
 
-    samples = int(settings["samples"])
-    if calibration is None or not len(calibration) or samples < 1:
-        given = "none" if calibration is None else min(len(calibration), samples)
+    if settings["method"] in STATIC and not (calibration and settings["samples"] > 0):
         raise ToolchainError(
-            f"Static int8 needs real inputs, at least 1; {given} were given.",
+            f"Static int8 needs real inputs, at least 1; {len(calibration or ())} were given.",
             cause="The project has no [data], so activations have no known range.",
             remedy="Add [data] samples to sdk.toml, or build without int8.",
         )
     with vendor_errors(
         f"The model cannot be quantised with {settings['method']}",
         cause="An operator of it is not known to XNNPACK's quantiser, or a sample does not fit.",
-        remedy="Build with the other method (pt2e, nncf-pt2e), or without int8.",
+        remedy=f"Build with another method ({', '.join(METHODS)}), or without int8.",
     ):
         # The guards would refuse the observers' calls at sizes that they themselves allow.
         module = exported.module(check_guards=False)
         with torch.no_grad():
-            if settings["method"] == "nncf-pt2e":
-                module = _with_nncf(module, signature, settings, calibration, samples)
+            if settings["method"] == "dynamic":
+                # The weights' own ranges are read when the observers run, whatever the input.
+                module = _with_torchao(module, settings, [exported.example_inputs[0]])
             else:
-                module = _with_torchao(module, signature, settings, calibration, samples)
+                assert calibration is not None
+                used = [
+                    _tensors(inputs, signature)
+                    for inputs in itertools.islice(calibration, int(settings["samples"]))
+                ]
+                quantised = _with_nncf if settings["method"] == "nncf-pt2e" else _with_torchao
+                module = quantised(module, settings, used)
             return torch.export.export(
                 module, exported.example_inputs[0], dynamic_shapes=dynamic_shapes(signature)
             )
 
 
 def _with_torchao(
-    module: Any,
-    signature: Signature,
-    settings: Mapping[str, Any],
-    calibration: Calibration,
-    samples: int,
+    module: Any, settings: Mapping[str, Any], inputs: Sequence[tuple[Any, ...]]
 ) -> Any:
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     observed = prepare_pt2e(module, _quantizer(settings))
-    for inputs in itertools.islice(calibration, samples):
-        observed(*_tensors(inputs, signature))
+    for arguments in inputs:
+        observed(*arguments)
     return convert_pt2e(observed)
 
 
-def _with_nncf(
-    module: Any,
-    signature: Signature,
-    settings: Mapping[str, Any],
-    calibration: Calibration,
-    samples: int,
-) -> Any:
+def _with_nncf(module: Any, settings: Mapping[str, Any], inputs: Sequence[tuple[Any, ...]]) -> Any:
     from agent.sessions.openvino import without_telemetry
 
     with without_telemetry():
@@ -100,8 +99,8 @@ def _with_nncf(
     return quantize_pt2e(
         module,
         _quantizer(settings),
-        nncf.Dataset(calibration, lambda inputs: _tensors(inputs, signature)),
-        subset_size=min(samples, len(calibration)),
+        nncf.Dataset(inputs),
+        subset_size=len(inputs),
         smooth_quant=bool(settings.get("smooth_quant", False)),
     )
 
@@ -112,10 +111,11 @@ def _quantizer(settings: Mapping[str, Any]) -> Any:
         get_symmetric_quantization_config,
     )
 
-    per_channel = bool(settings.get("per_channel", True))
-    return XNNPACKQuantizer().set_global(
-        get_symmetric_quantization_config(is_per_channel=per_channel)
+    config = get_symmetric_quantization_config(
+        is_per_channel=bool(settings.get("per_channel", True)),
+        is_dynamic=settings["method"] == "dynamic",
     )
+    return XNNPACKQuantizer().set_global(config)
 
 
 def _tensors(inputs: Mapping[str, Array], signature: Signature) -> tuple[Any, ...]:

@@ -1,8 +1,9 @@
 """ExecuTorch: an exported program to one `.pte` file, for XNNPACK, Vulkan or Core ML.
 
 Recipes: `backend` xnnpack (f32, int8), vulkan (f16) or coreml (f16). For int8, `quantisation` is
-{method: pt2e | nncf-pt2e, samples, per_channel, smooth_quant} (targets/lowering/pt2e.py). Options:
-`threads` for the session; `minimum_deployment_target` (default iOS16, the oldest) for Core ML here.
+{method, samples, per_channel, smooth_quant} (targets/lowering/pt2e.py tells the methods).
+Options: `threads` for the session; `minimum_deployment_target` (default iOS16, the oldest) for Core
+ML here.
 
 What no delegate takes runs on portable kernels, which are slow: the share is in the placement.
 """
@@ -20,7 +21,7 @@ from agent.manifest import Runtime
 from targets.interface import Availability, Calibration, Lowered, Problem, Program, Recipe
 from targets.lowering.export import load_exported
 from targets.lowering.partitioners import DEPLOYMENT_TARGETS, partitioner
-from targets.lowering.pt2e import METHODS, SETTINGS, quantise_pt2e
+from targets.lowering.pt2e import METHODS, SETTINGS, STATIC, quantise_pt2e
 from targets.lowering.vendor import availability, vendor_errors, version_of
 
 NAME = "executorch"
@@ -74,7 +75,7 @@ def lower(program: Program, recipe: Recipe, calibration: Calibration | None, out
     if recipe.precision == "int8":
         settings = dict(recipe.quantisation or {})
         exported = quantise_pt2e(exported, program.signature, settings, calibration)
-        if calibration is not None and len(calibration) < settings["samples"]:
+        if calibration is not None and len(calibration) < settings.get("samples", 0):
             notes.append(
                 f"calibrated with {len(calibration)} samples, {settings['samples']} were asked for"
             )
@@ -138,7 +139,8 @@ def _choices(recipe: Recipe, backend: str) -> Iterator[Problem]:
         )
     for setting in sorted(set(quantisation) - set(SETTINGS)):
         yield Problem(what=f"unknown setting; known are {', '.join(SETTINGS)}", where=setting)
-    if not isinstance(quantisation.get("samples"), int) or quantisation["samples"] < 1:
+    samples = quantisation.get("samples", 0)
+    if quantisation.get("method") in STATIC and (not isinstance(samples, int) or samples < 1):
         yield Problem(what="static int8 needs samples of 1 or more", where="quantisation")
     if quantisation.get("method") == "nncf-pt2e" and version_of("nncf") is None:
         yield Problem(what="nncf is not installed: pip install nncf", where="quantisation")

@@ -119,6 +119,7 @@ MODELS = {
     "cnn": ZOO["cnn"],
     "batched-cnn": ZOO["batched-cnn"],
     "two-heads": ZOO["two-heads"],
+    "encoder": ZOO["encoder"],
     "gru": Entry(
         name="gru", make=_gru, inputs=(_input("x", "batch", 3, 4),), dims={"batch": (1, 2, 5)}
     ),
@@ -152,6 +153,7 @@ def _recipe(backend: str = "xnnpack", precision: str = "f32", **changes: Any) ->
 
 F32 = _recipe()
 PT2E = _recipe(precision="int8", quantisation={"method": "pt2e", "samples": 8})
+DYNAMIC = _recipe(precision="int8", quantisation={"method": "dynamic"})
 NNCF = _recipe(precision="int8", quantisation={"method": "nncf-pt2e", "samples": 8})
 VULKAN = _recipe("vulkan", "f16")
 COREML = _recipe("coreml", "f16", options={"minimum_deployment_target": "iOS17"})
@@ -235,6 +237,23 @@ def test_int8_of_two_dynamic_dims_and_integer_inputs(build: Build) -> None:
     for sizes in built.entry.sizes():
         inputs = built.entry.sample(sizes=sizes)
         assert _cosine(loaded.run(inputs)["output"], built.entry.eager(inputs)["output"]) > 0.99
+
+
+def test_dynamic_int8_takes_no_data_and_narrows_the_linear_layers(
+    program: Callable[[str], Program], build: Build, tmp_path: Path
+) -> None:
+    name, entry = "encoder", MODELS["encoder"]
+    assert executorch.supports(program(name), DYNAMIC) == []
+    lowered = executorch.lower(program(name), DYNAMIC, None, tmp_path)
+    path, plain = tmp_path / lowered.files[0], build(name, F32)
+    assert path.stat().st_size < 0.7 * plain.path.stat().st_size
+    assert lowered.placement["xnnpack"] >= plain.lowered.placement["xnnpack"] - 0.1
+    loaded = session.load(path, {}, program(name).signature)
+    for sizes in entry.sizes():
+        inputs = entry.sample(sizes=sizes)
+        for output, expected in entry.eager(inputs).items():
+            if expected.dtype.kind == "f":
+                assert _cosine(loaded.run(inputs)[output], expected) > 0.998
 
 
 def test_int8_without_samples_is_refused(program: Callable[[str], Program], tmp_path: Path) -> None:
