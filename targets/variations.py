@@ -14,10 +14,13 @@ from typing import Any
 from agent.calls import ONE_AT_A_TIME, Calls, batch_dim
 from profiles import Profile
 from targets.interface import Program, Recipe
+from targets.lowering import nncf_int8
 from targets.recipes import is_transformer, share
 
 MOST_BATCHED = 64
 """Times a dim's opt value: beyond that, latency is another order of magnitude."""
+SMOOTHED = (95, 80, 65, 50, 35, "off")
+"""SmoothQuant's alphas that a sampler draws from, in hundredths; NNCF's default first."""
 BF16 = ("avx512_bf16", "amx_bf16")
 
 
@@ -85,6 +88,47 @@ def keeping(recipe: Recipe, names: tuple[str, ...]) -> Recipe:
     """
     quantisation = {**(recipe.quantisation or {}), "ignored": sorted(names)}
     return dataclasses.replace(recipe, quantisation=quantisation, tag=f"mixed{len(names)}")
+
+
+def space(recipe: Recipe) -> dict[str, tuple[Any, ...]]:
+    """What a sampler may choose of NNCF's int8: a setting -> its values, the default first."""
+    names = ["preset", "ranges", "bias_correction"]
+    found = {name: nncf_int8.CHOICES[name] for name in names}
+    if (recipe.quantisation or {}).get("model_type") == "transformer":
+        found["smooth_quant_percent"] = SMOOTHED
+    return found
+
+
+def place_in(
+    values: Mapping[str, tuple[Any, ...]], recipe: Recipe, like: Recipe
+) -> dict[str, Any] | None:
+    """Where in a space a recipe lies; None where it differs from another one in more than that."""
+    own, other = dict(recipe.quantisation or {}), dict(like.quantisation or {})
+    place = {name: own.pop(name, choices[0]) for name, choices in values.items()}
+    for name in (*values, "ignored"):
+        own.pop(name, None)
+        other.pop(name, None)
+    inside = all(place[name] in choices for name, choices in values.items())
+    return place if inside and own == other else None
+
+
+def placed(
+    recipe: Recipe,
+    values: Mapping[str, tuple[Any, ...]],
+    place: Mapping[str, Any],
+    kept: tuple[str, ...],
+) -> Recipe:
+    """The recipe at a place in its space, with these operators left in floating point."""
+    rest = {
+        name: value
+        for name, value in (recipe.quantisation or {}).items()
+        if name not in (*values, "ignored")
+    }
+    chosen = {name: place[name] for name, choices in values.items() if place[name] != choices[0]}
+    ignored = {"ignored": sorted(kept)} if kept else {}
+    return dataclasses.replace(
+        recipe, quantisation={**rest, **chosen, **ignored}, tag=f"drawn{len(kept)}"
+    )
 
 
 def _doubled(first: int, last: int) -> list[int]:

@@ -21,6 +21,7 @@ from sdk.search.clock import Clock, counted, spoken
 from sdk.search.finals import FINALISTS, finalists, why_left
 from sdk.search.moves import next_moves, to_rank
 from sdk.search.record import Heat, SearchRecord
+from sdk.search.sampler import draws
 from sdk.search.standing import Attempt, Move, Standing
 from sdk.select import Result, Selection, Status, select
 from sdk.steps.capture import Captured
@@ -118,7 +119,7 @@ class _Search:
             self._rank()
             moves = next_moves(
                 self._standing, self._program, self._job.profile, self._ranked, self._job.seed
-            )
+            ) or draws(self._standing, self._ranked, self._job.seed)
         self._ended = not moves
         results = self._final()
         known = {result.candidate.recipe.digest: result for result in results}

@@ -13,7 +13,7 @@ from sdk.objective import Figures, Objective, cost, in_words
 from sdk.select import Result, verdicts
 from targets.interface import Recipe
 
-Kind = Literal["plan", "tuning", "setting", "mixed"]
+Kind = Literal["plan", "tuning", "setting", "mixed", "drawn"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
