@@ -73,6 +73,9 @@ class Result:
     """Why a search left it behind before the final contest; its figures are of an earlier heat,
     and are not to be held against those of the final."""
 
+    varies: str | None = None
+    """The digest of the plain recipe whose files this one runs with other options."""
+
     @property
     def speed(self) -> Measurement | None:
         """The measurement, where it was made on the device itself, beside the others."""
@@ -197,19 +200,33 @@ def figures_of(result: Result) -> Figures:
 def _by_speed(
     measured: list[Result], baseline: Result | None, objective: Objective
 ) -> list[Result]:
-    """Fastest first; what is not measured faster than an eligible baseline comes after it."""
+    """Fastest first.
+
+    What is not measured faster than the baseline, or than the plain recipe that it tunes, comes
+    after that.
+    """
+    by = quantity(objective)
+    plain = {result.candidate.recipe.digest: result for result in measured}
 
     def pace(result: Result) -> float:
         return cost(objective, figures_of(result), None)
 
+    def is_faster(result: Result, other: Result) -> bool:
+        assert result.speed is not None
+        assert other.speed is not None
+        return compare(result.speed, other.speed, by).high < 1
+
+    def place(result: Result) -> tuple[float, bool]:
+        varied = plain.get(result.varies or "")
+        if varied is None or is_faster(result, varied):
+            return pace(result), False
+        return max(pace(result), pace(varied)), True
+
     if baseline is None or baseline.speed is None:
-        return sorted(measured, key=pace)
-    own, by = baseline.speed, quantity(objective)
-    faster = [
-        r for r in measured if r.speed and r is not baseline and compare(r.speed, own, by).high < 1
-    ]
+        return sorted(measured, key=place)
+    faster = [r for r in measured if r is not baseline and is_faster(r, baseline)]
     slower = [r for r in measured if r is not baseline and r not in faster]
-    return [*sorted(faster, key=pace), baseline, *sorted(slower, key=pace)]
+    return [*sorted(faster, key=place), baseline, *sorted(slower, key=place)]
 
 
 def _p50(result: Result) -> float:

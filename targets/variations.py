@@ -48,6 +48,13 @@ def tunings(recipe: Recipe, profile: Profile) -> Iterator[Tuning]:
             yield Tuning(recipe=_with_options(recipe, tag, options), exact=exact)
 
 
+def is_slow(recipe: Recipe) -> bool:
+    """Its compiler takes as long as all others together: machine code, or PT2E's quantiser."""
+    return recipe.toolchain == "aotinductor" or (
+        recipe.toolchain == "executorch" and recipe.quantisation is not None
+    )
+
+
 def callings(
     recipe: Recipe, program: Program, profile: Profile
 ) -> Mapping[tuple[int, int], Recipe]:

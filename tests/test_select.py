@@ -137,6 +137,24 @@ def test_the_baseline_itself_is_refused_when_it_breaks_a_limit() -> None:
     assert [rung.role for rung in found.ladder] == ["chosen"]
 
 
+@pytest.mark.parametrize(
+    ("tuned_ms", "jitter", "wins"),
+    [(1.9, 0.2, "b-int8"), (1.0, 0.01, "c-int8"), (1.95, 0.001, "c-int8")],
+    ids=["by luck", "surely", "surely by little"],
+)
+def test_what_is_not_measured_faster_than_the_plain_one_that_it_tunes_loses_to_it(
+    tuned_ms: float, jitter: float, wins: str
+) -> None:
+    plain = result("b-int8", 2, jitter=jitter)
+    tuned = dataclasses.replace(
+        result("c-int8", tuned_ms, jitter=jitter), varies=plain.candidate.recipe.digest
+    )
+    others = [result("a-f32", 4), result("d-int8", 3)]
+    assert chosen([tuned, *others, plain]) == wins
+    # Without the plain one in the contest there is nothing to lose to.
+    assert chosen([tuned, *others]) == "c-int8"
+
+
 def test_what_is_not_measured_faster_than_the_baseline_loses_to_it() -> None:
     assert chosen([result("a-f32", 4.0, jitter=0.2), result("b-int8", 3.99, jitter=0.2)]) == "a-f32"
 

@@ -11,13 +11,17 @@ from sdk.search.moves import files_of
 from sdk.search.standing import Attempt, Standing
 
 FINALISTS = 4
-"""Beside the baseline: the chosen one, runners-up, and one to spare."""
+"""Beside the baseline and what they vary: the chosen one, runners-up, and one to spare."""
 ALIKE = 2
 """Of these, so many may run the same files: what is wrong with one is with all."""
 
 
 def finalists(standing: Standing) -> Sequence[Attempt]:
-    """The best few and the baseline; all that were built where nothing can be measured."""
+    """The best few, what they vary, and the baseline; all built where nothing can be measured.
+
+    A heat is short: a tuned one that led it may have had luck, and what is delivered must not be
+    slower than the vendor's default. So the default runs beside it once more.
+    """
     if not standing.measurable:
         return [one for one in standing.attempts if one.result.status == "built"]
     found: list[Attempt] = []
@@ -25,8 +29,11 @@ def finalists(standing: Standing) -> Sequence[Attempt]:
         alike = [other for other in found if files_of(other) == files_of(one)]
         if len(found) < FINALISTS and len(alike) < ALIKE:
             found.append(one)
-    baseline = standing.baseline
-    return [*found, baseline] if baseline is not None and baseline not in found else found
+    beside = [standing.find(files_of(one)) for one in found]
+    for other in (*beside, standing.baseline):
+        if other is not None and other not in found and other.result.status == "built":
+            found.append(other)
+    return found
 
 
 def why_left(standing: Standing, attempt: Attempt) -> str:

@@ -11,24 +11,25 @@ import concurrent.futures
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from agent.bench import Budget, Race, compare
+from agent.bench import Budget
 from profiles import Profile
 from sdk.estimate import estimate
-from sdk.objective import Objective, is_speed, quantity
+from sdk.objective import Objective
 from sdk.plan import Candidate, Planned
 from sdk.prune import reason as why_pruned
 from sdk.search.clock import Clock, counted, spoken
 from sdk.search.finals import FINALISTS, finalists, why_left
-from sdk.search.moves import next_moves, to_rank
+from sdk.search.moves import files_of, next_moves, to_rank
+from sdk.search.race import race
 from sdk.search.record import Heat, SearchRecord
 from sdk.search.sampler import draws
 from sdk.search.standing import Attempt, Move, Standing
 from sdk.select import Result, Selection, Status, select
 from sdk.steps.capture import Captured
 from sdk.steps.lower import Lowering, lower, sensitivities, tuned
-from sdk.steps.prove import FINAL, SELECTION, evaluate, heat, is_measurable, measure
+from sdk.steps.prove import FINAL, SELECTION, evaluate, is_measurable, measure
 from sdk.steps.runner import Runner
-from targets import toolchain
+from targets import toolchain, variations
 from targets.interface import Program, Ranking, Sensitivity, Toolchain
 
 RESERVE = 0.3
@@ -78,6 +79,16 @@ def search(
     return _Search(job, planned, built, captured, runner, clock).run()
 
 
+def _in_two(plan: Sequence[Move]) -> tuple[tuple[Move, ...], tuple[Move, ...]]:
+    """What makes the first heat, and what waits until the first moves have been tried.
+
+    A slow compiler would hold up all that follows from what the quick ones show at once.
+    """
+    quick = tuple(move for move in plan if not variations.is_slow(move.recipe))
+    slow = tuple(move for move in plan if variations.is_slow(move.recipe))
+    return (quick, slow) if quick else (slow, ())
+
+
 class _Search:
     def __init__(
         self,
@@ -111,16 +122,17 @@ class _Search:
             for entry, result in zip(self._planned, refused, strict=True)
             if result is None
         ]
-        moves = tuple(plan)
+        moves, later = _in_two(plan)
         while moves:
             self._heat(moves)
             if self._left() <= 0:
                 break
             self._rank()
-            moves = next_moves(
-                self._standing, self._program, self._job.profile, self._ranked, self._job.seed
-            ) or draws(self._standing, self._ranked, self._job.seed)
-        self._ended = not moves
+            moves = self._next()
+            if len(self._heats) > 1 or not moves:
+                moves, later = (*moves, *later), ()
+        self._ended = not moves and not later
+        self._leave(later)
         results = self._final()
         known = {result.candidate.recipe.digest: result for result in results}
         ordered = [
@@ -130,6 +142,26 @@ class _Search:
         selection = select([*ordered, *known.values()], self._job.limits, self._job.objective)
         return dataclasses.replace(selection, search=self._record())
 
+    def _next(self) -> tuple[Move, ...]:
+        """What follows from what was found."""
+        standing, seed = self._standing, self._job.seed
+        return next_moves(standing, self._program, self._job.profile, self._ranked, seed) or draws(
+            standing, self._ranked, seed
+        )
+
+    def _leave(self, moves: tuple[Move, ...]) -> None:
+        """Note what the budget did not suffice for."""
+        untried = tuple(
+            Attempt(move=move, result=self._result(self._candidate(move), "planned", None, _ENDED))
+            for move in moves
+        )
+        self._standing = dataclasses.replace(
+            self._standing, attempts=(*self._standing.attempts, *untried)
+        )
+
+    def _candidate(self, move: Move) -> Candidate:
+        return Candidate(model=self._job.model, profile=self._job.profile, recipe=move.recipe)
+
     @property
     def _program(self) -> Program:
         return self._captured.program
@@ -137,7 +169,7 @@ class _Search:
     def _left(self) -> float:
         """Seconds until the final has to begin, which checks and measures a few once more."""
         each = Budget.seconds_per_contestant + _LOAD_S + self._check_s
-        reserve = min(RESERVE * self._clock.budget_s, (FINALISTS + 1) * each)
+        reserve = min(RESERVE * self._clock.budget_s, (2 * FINALISTS + 1) * each)
         return self._clock.left() - reserve
 
     def _refused(self, entry: Planned) -> Result | None:
@@ -164,7 +196,13 @@ class _Search:
         if self._measurable:
             new = [one.digest for one in attempts if one.digest not in before]
             for start in range(0, len(new), AT_ONCE):
-                self._race(set(new[start : start + AT_ONCE]))
+                self._standing = race(
+                    self._runner,
+                    self._standing,
+                    set(new[start : start + AT_ONCE]),
+                    self._built,
+                    self._captured,
+                )
         best = self._standing.best()
         self._heats.append(
             Heat(
@@ -203,7 +241,7 @@ class _Search:
 
     def _attempt(self, move: Move) -> Attempt:
         """One candidate lowered and screened, or why not."""
-        candidate = Candidate(model=self._job.model, profile=self._job.profile, recipe=move.recipe)
+        candidate = self._candidate(move)
         problems = self._toolchain(move).supports(self._program, move.recipe)
         if problems:
             told = "; ".join(f"{p.what} ({p.where})" if p.where else p.what for p in problems)
@@ -269,68 +307,6 @@ class _Search:
     def _drop_limit(self) -> float | None:
         return self._job.limits.get("accuracy_drop")
 
-    def _race(self, new: set[str]) -> None:
-        """The new ones against the leader; their paces are relative to one reference."""
-        leader = self._leader(new)
-        entrants = [
-            one
-            for one in self._standing.attempts
-            if one.result.status == "built"
-            and (one.digest in new or (leader is not None and one.digest == leader.digest))
-        ]
-        if not any(one.digest in new for one in entrants):
-            return
-        fit = [one.move.recipe.name for one in entrants if self._standing.is_accurate(one)]
-        race = Race(
-            pace=tuple(fit) if is_speed(self._job.objective) else (),
-            keep=(leader.move.recipe.name,) if leader else (),
-            by=quantity(self._job.objective),
-        )
-        found = heat(
-            self._runner,
-            [one.result for one in entrants],
-            self._built,
-            self._captured,
-            race,
-        )
-        self._enter(entrants, found, leader)
-
-    def _leader(self, new: set[str]) -> Attempt | None:
-        """Whom the new ones are held against: the best of those that have a pace."""
-        paced = [
-            one
-            for one in self._standing.ranking()
-            if one.pace is not None and one.digest not in new
-        ]
-        return paced[0] if paced else None
-
-    def _enter(
-        self, entrants: Sequence[Attempt], found: Sequence[Result], leader: Attempt | None
-    ) -> None:
-        measured = [
-            (one, result.report.measurement)
-            for one, result in zip(entrants, found, strict=True)
-            if result.report is not None and result.report.measurement is not None
-        ]
-        if leader is None:
-            reference = next((m for _, m in measured), None)
-            scale = 1.0
-        else:
-            reference = next((m for one, m in measured if one.digest == leader.digest), None)
-            scale = leader.pace or 1.0
-        entered = {}
-        for one, result in zip(entrants, found, strict=True):
-            own = result.report.measurement if result.report else None
-            pace = one.pace
-            if own is not None and reference is not None:
-                pace = scale * compare(own, reference, quantity(self._job.objective)).value
-            if leader is None or one.digest != leader.digest:
-                entered[one.digest] = dataclasses.replace(one, result=result, pace=pace)
-        self._standing = dataclasses.replace(
-            self._standing,
-            attempts=tuple(entered.get(one.digest, one) for one in self._standing.attempts),
-        )
-
     def _rank(self) -> None:
         """The sensitivities that a walk needs and nobody has asked for yet."""
         for recipe in to_rank(self._standing):
@@ -355,9 +331,12 @@ class _Search:
         return [final.get(one.digest) or self._left_behind(one) for one in self._standing.attempts]
 
     def _scored(self, attempt: Attempt) -> Result:
+        varied = files_of(attempt)
         found = evaluate(
             self._runner,
-            attempt.result,
+            dataclasses.replace(
+                attempt.result, varies=None if varied == attempt.digest else varied
+            ),
             self._built[attempt.digest],
             self._captured,
             self._drop_limit,
