@@ -90,6 +90,7 @@ def _plain(recipes: list[Recipe]) -> list[str]:
                 *("openvino-f32", "openvino-bf16", "openvino-f16", "openvino-int8"),
                 *("onnxruntime-f32", "onnxruntime-int8", "onnxruntime-int8-dynamic"),
                 *("executorch-xnnpack-f32", "executorch-xnnpack-int8"),
+                "executorch-xnnpack-int8-dynamic",
                 *("openvino-gpu-f16", "openvino-gpu-int8", "openvino-npu-f16", "openvino-npu-int8"),
             ],
             id="a transformer on three engines",
@@ -451,7 +452,10 @@ def test_bf16_is_refused_where_no_flag_gives_it() -> None:
 def test_without_data_only_dynamic_int8_is_left() -> None:
     planned = _plan(AMX, has_data=False)
     left = [entry.candidate.recipe for entry in planned if not entry.refusal]
-    assert [r.quantisation["method"] for r in left if r.quantisation] == ["dynamic"]
+    assert {r.toolchain: r.quantisation["method"] for r in left if r.quantisation} == {
+        "onnxruntime": "dynamic",
+        "executorch": "dynamic",
+    }
 
 
 def test_a_profile_of_another_target_is_refused() -> None:
