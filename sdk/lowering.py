@@ -1,4 +1,4 @@
-"""A program and a recipe for a toolchain, in this process: lowered, or ranked by sensitivity."""
+"""A program and a recipe for a toolchain, in this process: formed, lowered, or ranked."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from sdk.usercode import load_function
 from targets import toolchain
 from targets.interface import (
     Calibration,
+    Form,
     Lowered,
     Program,
     Ranking,
@@ -24,11 +25,24 @@ from targets.interface import (
 )
 
 
+def form(payload: dict[str, Any], out: Path) -> Program:
+    """The program in the form that a recipe begins with.
+
+    Args:
+        payload: as for `lower`, and {form}.
+        out: an empty folder for its files.
+    """
+    from targets.lowering.forms import transform
+
+    with _opened(payload) as (_, program, _, _):
+        return transform(program, decode(Form, payload["form"], "form"), out)
+
+
 def lower(payload: dict[str, Any], out: Path) -> Lowered:
     """Lower: the program becomes the files of a variant.
 
     Args:
-        payload: {program, program_folder, recipe, project, factory}.
+        payload: {program, data_folder, recipe, project, factory}; the folder has the samples.
         out: an empty folder for the variant's files.
     """
     with _opened(payload) as (chosen, program, recipe, calibration):
@@ -55,7 +69,7 @@ def rank(payload: dict[str, Any]) -> tuple[Sensitivity, ...]:
 def _opened(
     payload: dict[str, Any],
 ) -> Iterator[tuple[Toolchain, Program, Recipe, Calibration | None]]:
-    folder = Path(payload["program_folder"])
+    folder = Path(payload["data_folder"])
     program = read_program(payload["program"], folder)
     recipe = decode(Recipe, payload["recipe"], "recipe")
     count = int((recipe.quantisation or {}).get("samples", 0))

@@ -56,6 +56,7 @@ def _step(name: str) -> Callable[[dict[str, Any], Path], Result]:
 
         return capture
     return {
+        "form": _form,
         "lower": _lower,
         "rank": _rank,
         "evaluate": _evaluate,
@@ -64,6 +65,15 @@ def _step(name: str) -> Callable[[dict[str, Any], Path], Result]:
         "available": _available,
         "timing": _timing,
     }[name]
+
+
+def _form(payload: dict[str, Any], out: Path) -> Result:
+    """Bring a program into the form that a toolchain's recipes begin with."""
+    from agent.codec import encode
+    from sdk.lowering import form
+
+    with _vendor_errors(payload["recipe"]["toolchain"], "could not convert the program"):
+        return dict(encode(form(payload, out)))
 
 
 def _lower(payload: dict[str, Any], out: Path) -> Result:

@@ -70,9 +70,9 @@ class OpCost:
 class Program:
     """What capture hands over. The files it names live in the capture step's folder."""
 
-    kind: Literal["exported", "onnx"]
+    kind: Literal["exported", "onnx", "openvino"]
     path: Path
-    """`program.pt2`, or `program.onnx`."""
+    """`program.pt2`, `program.onnx`, or `program.xml` with its weights beside it."""
     signature: Signature
     """Inputs and outputs are positional in this order, whatever names the vendor's file gives."""
     digest: str
@@ -88,6 +88,15 @@ class Program:
     """Operators outside the standard sets, such as `mylib::swish`."""
     source: str | None = None
     """The user's Python file, to be imported before a program with custom operators is loaded."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Form:
+    """Another form of a program, in floats: made once, for all recipes that begin with it."""
+
+    kind: Literal["onnx", "openvino"]
+    opset: int | None = None
+    """Of an ONNX graph."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -215,6 +224,15 @@ class Toolchain(Protocol):
     def lower(
         self, program: Program, recipe: Recipe, calibration: Calibration | None, out: Path
     ) -> Lowered: ...
+
+
+@runtime_checkable
+class Forming(Protocol):
+    """A toolchain that lowers from another form, which it would otherwise make for each recipe."""
+
+    def form(self, program: Program, recipe: Recipe) -> Form | None:
+        """What the recipe begins with; None where the program already is that."""
+        ...
 
 
 @runtime_checkable

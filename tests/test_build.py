@@ -40,6 +40,7 @@ class Built:
     out: Path
     summary: Summary
     environment: dict[str, str]
+    said: list[str]
 
     @property
     def folder(self) -> Path:
@@ -55,6 +56,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
     root = tmp_path_factory.mktemp("build")
     project = write_project(root / "project", model="tiny_cnn")
     environment = {f"SLIPWAY_{name}": str(root / name) for name in ("CACHE", "DATA", "CONFIG")}
+    said: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
@@ -64,8 +66,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
             profiles=["intel=host", "mobile=snapdragon-8-gen-3", "mobile=a17-pro"],
             out=root / "out",
             jobs=2,
+            on_event=lambda event: said.append(f"{event.kind}: {event.message}"),
         )
-    yield Built(project, root / "out", summary, environment)
+    yield Built(project, root / "out", summary, environment, said)
     shutil.rmtree(root)
 
 
@@ -110,6 +113,13 @@ def test_every_candidate_is_there_with_its_figure_or_its_reason(built: Built) ->
                 assert candidate.latency_ms is None
     failed = [c for r in built.summary.results for c in r.candidates if c.status == "failed"]
     assert failed == []
+
+
+def test_the_model_is_converted_once_for_all_recipes_of_a_toolchain(built: Built) -> None:
+    recipes = [c for r in built.summary.results for c in r.candidates if c.status == "built"]
+    for toolchain in ("openvino", "onnxruntime"):
+        assert sum(c.toolchain == toolchain for c in recipes) > 1
+        assert built.said.count(f"start: converting the model for {toolchain}") == 1
 
 
 def test_the_chosen_one_is_not_slower_than_any_other_within_the_limits(built: Built) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ from agent.manifest import File
 from agent.variant import RECORD_NAME, VariantRecord, record_bytes
 from sdk.cache import Entry, key_of
 from sdk.steps.capture import Captured
+from sdk.steps.form import formed, run_vendor
 from sdk.steps.runner import Runner, own_code_digest
 from sdk.workers import StepFailure
 from targets.interface import Lowered, Recipe, Sensitivity
+
+_LEAST_S = 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,22 +137,14 @@ def _key(runner: Runner, step: str, recipe: Recipe, captured: Captured) -> str:
 def _run(
     runner: Runner, step: str, recipe: Recipe, captured: Captured, within_s: float | None
 ) -> tuple[dict[str, Any] | StepFailure, Path, float]:
-    """A toolchain's step in a process of its own."""
-    python = runner.project.settings_for(recipe.toolchain).python
-    limits = runner.limits_for(recipe.toolchain, python)
+    """The step after its conversion, both within the time."""
+    began = time.monotonic()
+    program = formed(runner, recipe, captured, within_s)
+    if isinstance(program, StepFailure):
+        return program, program.log.parent, time.monotonic() - began
     if within_s is not None:
-        limits = dataclasses.replace(limits, time_limit_s=min(limits.time_limit_s, within_s))
-    factory = runner.project.model.factory
-    payload = {
-        "program": encode(captured.program) | {"path": captured.program.path.name},
-        "program_folder": str(captured.folder),
-        "recipe": encode(recipe),
-        "project": str(runner.project.root),
-        "factory": factory.function if factory else "",
-    }
-    verb = {"lower": "lowering", "rank": "ranking the operators of"}[step]
-    with runner.workers.busy():
-        return runner.run(step, payload, limits, f"{verb} {recipe.name}")
+        within_s = max(_LEAST_S, within_s - (time.monotonic() - began))
+    return run_vendor(runner, step, recipe, program, captured, within_s)
 
 
 def _record(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import platform
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from agent.codec import decode
 from agent.files import sha256_of
@@ -20,6 +21,8 @@ from sdk.project import Project
 from sdk.workers import Limits, StepFailure, Workers
 from targets import toolchain, toolchain_names
 from targets.interface import Availability
+
+Made = TypeVar("Made")
 
 
 class Runner:
@@ -41,6 +44,9 @@ class Runner:
         self.device = device
         self.fresh = fresh
         self._on_event = on_event
+        self._guard = threading.Lock()
+        self._locks: dict[str, threading.Lock] = {}
+        self._made: dict[str, Any] = {}
 
     @functools.cached_property
     def availability(self) -> dict[str, Availability]:
@@ -69,6 +75,16 @@ class Runner:
         """The result of a computation that takes long enough to be worth a place in the cache."""
         entry = self.find(key) or self.commit(key, self.cache.work_folder(), compute())
         return entry.result
+
+    def once(self, key: str, make: Callable[[], Made]) -> Made:
+        """What a computation gives, also where several threads ask at a time, and if it failed."""
+        with self._guard:
+            lock = self._locks.setdefault(key, threading.Lock())
+        with lock:
+            if key not in self._made:
+                self._made[key] = make()
+            found: Made = self._made[key]
+            return found
 
     def run(
         self, step: str, payload: dict[str, Any], limits: Limits, message: str

@@ -17,7 +17,7 @@ from typing import Any
 from agent.engine_plan import BELOW, DLA_GAP, generation_of
 from agent.errors import ToolchainError
 from agent.manifest import Runtime
-from targets.interface import Availability, Calibration, Lowered, Problem, Program, Recipe
+from targets.interface import Availability, Calibration, Form, Lowered, Problem, Program, Recipe
 from targets.lowering import (
     nncf_int8,
     onnx_files,
@@ -75,6 +75,12 @@ def supports(program: Program, recipe: Recipe) -> list[Problem]:
         problems.append(Problem(what=what, where=recipe.precision))
     problems += export_problems(program)
     return problems
+
+
+def form(program: Program, recipe: Recipe) -> Form | None:
+    """All precisions begin with the same graph in floats."""
+    exported = program.kind == "exported"
+    return Form(kind="onnx", opset=_written_opset(recipe)) if exported else None
 
 
 def lower(program: Program, recipe: Recipe, calibration: Calibration | None, out: Path) -> Lowered:
@@ -190,14 +196,17 @@ def _check_pairs(model: Any) -> None:
         )
 
 
+def _written_opset(recipe: Recipe) -> int:
+    return max(recipe.opset or 0, EXPORT_OPSETS[0])  # the exporter writes nothing older
+
+
 def _float_model(program: Program, recipe: Recipe, out: Path) -> Any:
     import onnx
 
-    opset = max(recipe.opset or 0, EXPORT_OPSETS[0])  # the exporter writes nothing older
     with tempfile.TemporaryDirectory(prefix=".float-", dir=out) as scratch:
         path = Path(scratch) / _FILE
         ir = recipe.ir_version or TENSORRT_IR
-        onnx_files.write_float(program, path, opset=opset, most_opset=None, ir=ir)
+        onnx_files.write_float(program, path, opset=_written_opset(recipe), most_opset=None, ir=ir)
         model = onnx.load(str(path))
     return onnx.inliner.inline_local_functions(model) if model.functions else model
 
