@@ -117,9 +117,9 @@ def fit_profile(
 def draw_of(fitted: Sequence[Fitted]) -> str:
     """Which draw of networks judges the next fit: none that these blocks were fitted on.
 
-    What a fit has seen it predicts far better (on one machine 9 % off, against 16 % on what it has
-    not), and an earlier fit that knew the networks would win over any new one. While nothing new
-    is written the draw stays, so that a killed run goes on.
+    What a fit has seen it predicts far better than what it has not, and an earlier fit that knew
+    the networks would win over any new one. While nothing new is written the draw stays, so that a
+    killed run goes on.
     """
     return f"x{hashlib.sha256(canonical(fitted)).hexdigest()[:6]}" if fitted else ""
 
