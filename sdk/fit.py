@@ -5,8 +5,9 @@ For each toolchain on each engine, the measured times are taken for sums of the 
 row is divided by its time, so that relative errors count, and rows far off the rest weigh less.
 
 How far off a fit is comes from networks it has not seen: they are left out by turns, a fold at a
-time, and predicted from the rest. Single operators are easier or harder than networks, so they
-have no say in it.
+a time, and predicted from the rest. Single operators are easier or harder than networks, so they
+have no say in it. Whether a fit is any better than what it would replace is judged elsewhere
+(sdk/fit_judgement.py).
 """
 
 from __future__ import annotations
@@ -65,17 +66,39 @@ class Origin:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """One network's measurement, and what a fit said of it that had not seen the network."""
+
+    row: Row
+    predicted: float
+    """Milliseconds."""
+
+    @property
+    def ratio(self) -> float:
+        """Measured over predicted."""
+        return self.row.ms / self.predicted
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fit:
+    """What the rows of one toolchain on one engine say."""
+
+    toolchain: str
+    engine: str
+    rows: int
+    held_out: tuple[HeldOut, ...]
+    block: Fitted | None
+    """None where rows are too few. Its numbers are not finite where no constants were found."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Prepared:
-    name: str
+    row: Row
     amounts: Mapping[str, float]
-    ms: float
-    judges: bool
 
 
-def fit(rows: Iterable[Row], origin: Origin) -> tuple[Fitted, ...]:
+def fit(rows: Iterable[Row], origin: Origin) -> tuple[Fit, ...]:
     """What the rows say of each toolchain and engine, in order of their names.
-
-    Toolchains with too few rows are left out.
 
     Raises:
         UsageError: a time is not above 0, or no toolchain has rows enough.
@@ -89,37 +112,53 @@ def fit(rows: Iterable[Row], origin: Origin) -> tuple[Fitted, ...]:
                 remedy="Measure it again, or leave the row out.",
             )
         groups[row.recipe.toolchain, row.recipe.engine].append(row)
-    found = [_fitted(*key, groups[key], origin) for key in sorted(groups)]
-    fitted = tuple(entry for entry in found if entry is not None)
-    if not fitted:
+    found = tuple(_fit(*key, groups[key], origin) for key in sorted(groups))
+    if all(entry.block is None for entry in found):
         raise UsageError(
             f"Nothing can be fitted from {sum(map(len, groups.values()))} measurements.",
             cause=f"A toolchain needs {FEWEST_ROWS}, and {FEWEST_HELD_OUT} of them of networks.",
             remedy="Measure more: sdk fit --profile host",
         )
-    return fitted
+    return found
 
 
-def held_out_ratios(rows: Sequence[Row]) -> list[float]:
-    """Measured over predicted of each judging row, while its fold was left out; sorted.
+def held_out(rows: Sequence[Row]) -> tuple[HeldOut, ...]:
+    """Each judging row with what is predicted while its fold is left out.
 
-    A row with a term that the rest has not is no row of the list: it would get no such estimate.
+    A row with a term that the rest has not is no row of the answer: it would get no such estimate.
     """
-    return _ratios(_prepared(rows))
+    return _held_out(_prepared(rows))
 
 
-def _ratios(prepared: Sequence[_Prepared]) -> list[float]:
-    ratios = []
+def _held_out(prepared: Sequence[_Prepared]) -> tuple[HeldOut, ...]:
+    found = []
     for fold in range(FOLDS):
-        left = [row for row in prepared if row.judges and _fold(row.name) == fold]
+        left = [p for p in prepared if p.row.judges and fold_of(p.row.name) == fold]
+        if not left:
+            continue
         ms = _coefficients(
-            [row for row in prepared if not (row.judges and _fold(row.name) == fold)]
+            [p for p in prepared if not (p.row.judges and fold_of(p.row.name) == fold)]
         )
-        for row in left:
-            predicted = weighed(ms, row.amounts)
+        for entry in left:
+            predicted = weighed(ms, entry.amounts)
             if predicted:
-                ratios.append(row.ms / predicted)
-    return sorted(ratios)
+                found.append(HeldOut(row=entry.row, predicted=predicted))
+    return tuple(found)
+
+
+def fold_of(name: str) -> int:
+    """The turn in which a network is left out."""
+    return zlib.crc32(name.encode()) % FOLDS
+
+
+def mean_error(pairs: Iterable[tuple[float, float]]) -> float:
+    """The mean of |predicted - measured| / measured.
+
+    >>> mean_error([(1.5, 1.0), (1.0, 2.0)])
+    0.5
+    """
+    errors = [abs(predicted / measured - 1.0) for predicted, measured in pairs]
+    return math.fsum(errors) / len(errors)
 
 
 def interval(ratios: Sequence[float]) -> tuple[float, float]:
@@ -132,27 +171,52 @@ def interval(ratios: Sequence[float]) -> tuple[float, float]:
     (0.5, 2.0)
     """
     n = len(ratios)
-    tail = (1.0 - COVERAGE) / 2
-    rank = max(1, math.floor(tail * (n + 1)))
+    rank = _rank(n)
     return ratios[rank - 1], ratios[n - rank]
 
 
-def _fitted(toolchain: str, engine: str, rows: list[Row], origin: Origin) -> Fitted | None:
+def promised(n: int) -> float:
+    """How probably one more ratio lies in the interval of so many: fewer than 19 cannot tell 0.9.
+
+    >>> promised(39), promised(9)
+    (0.9, 0.8)
+    """
+    return min(COVERAGE, 1.0 - 2 * _rank(n) / (n + 1))
+
+
+def _rank(n: int) -> int:
+    return max(1, math.floor((1.0 - COVERAGE) / 2 * (n + 1)))
+
+
+def _fit(toolchain: str, engine: str, rows: list[Row], origin: Origin) -> Fit:
     prepared = _prepared(rows)
-    if len(rows) < FEWEST_ROWS:
-        return None
-    ratios = _ratios(prepared)
-    if len(ratios) < FEWEST_HELD_OUT:
-        return None
-    low, high = interval(ratios)
+    judged = _held_out(prepared) if len(rows) >= FEWEST_ROWS else ()
+    enough = len(judged) >= FEWEST_HELD_OUT
+    return Fit(
+        toolchain=toolchain,
+        engine=engine,
+        rows=len(rows),
+        held_out=judged,
+        block=_block(toolchain, engine, prepared, judged, origin) if enough else None,
+    )
+
+
+def _block(
+    toolchain: str,
+    engine: str,
+    prepared: Sequence[_Prepared],
+    judged: Sequence[HeldOut],
+    origin: Origin,
+) -> Fitted:
+    low, high = interval(sorted(entry.ratio for entry in judged))
     return Fitted(
         toolchain=toolchain,
         engine=engine,
         ms={name: _rounded(value) for name, value in sorted(_coefficients(prepared).items())},
-        kinds=tuple(sorted({kind_of(row.recipe) for row in rows})),
-        rows=len(rows),
-        held_out=len(ratios),
-        error=_rounded(sum(abs(1 / ratio - 1) for ratio in ratios) / len(ratios)),
+        kinds=tuple(sorted({kind_of(entry.row.recipe) for entry in prepared})),
+        rows=len(prepared),
+        held_out=len(judged),
+        error=_rounded(mean_error((entry.predicted, entry.row.ms) for entry in judged)),
         low=_rounded(low),
         high=_rounded(high),
         date=origin.date,
@@ -162,46 +226,42 @@ def _fitted(toolchain: str, engine: str, rows: list[Row], origin: Origin) -> Fit
 
 
 def _prepared(rows: Iterable[Row]) -> list[_Prepared]:
-    return [
-        _Prepared(
-            name=row.name,
-            amounts=terms(row.program, row.recipe),
-            ms=row.ms,
-            judges=row.judges,
-        )
-        for row in rows
-    ]
+    return [_Prepared(row=row, amounts=terms(row.program, row.recipe)) for row in rows]
 
 
 def _coefficients(rows: Sequence[_Prepared]) -> dict[str, float]:
-    """Non-negative least absolute relative deviations, by reweighted least squares."""
+    """Non-negative least absolute relative deviations, by reweighted least squares.
+
+    Not a number where the rows are beyond what can be computed with.
+    """
     import numpy as np
     from scipy.optimize import nnls
 
-    names = sorted({name for row in rows for name in row.amounts})
+    names = sorted({name for entry in rows for name in entry.amounts})
     place = {name: index for index, name in enumerate(names)}
     matrix: Any = np.zeros((len(rows), len(names)))
-    for index, row in enumerate(rows):
-        for name, amount in row.amounts.items():
-            matrix[index, place[name]] = amount / row.ms
+    for index, entry in enumerate(rows):
+        for name, amount in entry.amounts.items():
+            matrix[index, place[name]] = amount / entry.row.ms
+    if not np.isfinite(matrix).all():
+        return dict.fromkeys(names, math.nan)
     scale = np.maximum(matrix.max(0), 1e-300)  # 1: the term is all of the time somewhere
     matrix /= scale
     shrink = math.sqrt(_SHRINKAGE) * np.eye(len(names))
-    importance = np.array([_NETWORK if row.judges else 1.0 for row in rows])
+    importance = np.array([_NETWORK if entry.row.judges else 1.0 for entry in rows])
     weights = importance
     found = np.zeros(len(names))
     for _ in range(_PASSES):
         root = np.sqrt(weights / weights.mean())
         weighted = np.vstack([matrix * root[:, None], shrink])
         target = np.concatenate([root, np.zeros(len(names))])
-        found, _ = nnls(weighted, target, maxiter=50 * len(names))
+        try:
+            found, _ = nnls(weighted, target, maxiter=50 * len(names))
+        except RuntimeError:  # it did not settle within so many steps
+            return dict.fromkeys(names, math.nan)
         residuals = np.abs(matrix @ found - 1.0)
         weights = importance / np.maximum(residuals, _SMALLEST_RESIDUAL)
     return dict(zip(names, (found / scale).tolist(), strict=True))
-
-
-def _fold(name: str) -> int:
-    return zlib.crc32(name.encode()) % FOLDS
 
 
 def _rounded(value: float) -> float:

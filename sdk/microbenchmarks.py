@@ -21,6 +21,7 @@ QUICK = 4
 """Every so many of the cases are taken where time is short."""
 _MOST_GFLOP = 1.2
 """Of one case: some 10 to 50 ms on a small CPU."""
+_NETWORK = "net_"
 _ACTIVATIONS = ("relu", "relu6", "hardswish", "silu", "gelu", "sigmoid", "tanh", "hardsigmoid")
 
 
@@ -29,7 +30,7 @@ class Case:
     """One program to be timed."""
 
     name: str
-    """`<family>-<number>`"""
+    """`<family>-<number>`, and for a network the draw that it is of."""
     shape: tuple[int, ...]
     """Of the input, with the batch of 1."""
     layers: tuple[Layer, ...]
@@ -46,15 +47,20 @@ class Case:
     @property
     def is_net(self) -> bool:
         """A whole network, which intervals are calibrated on."""
-        return self.family.startswith("net_")
+        return self.family.startswith(_NETWORK)
 
 
-def cases(*, quick: bool = False) -> tuple[Case, ...]:
-    """All cases, always the same ones; with `quick` a quarter of each family."""
+def cases(*, quick: bool = False, networks: str = "") -> tuple[Case, ...]:
+    """All cases, always the same ones; with `quick` a quarter of each family.
+
+    `networks` names another draw of the whole networks. A fit is judged on them beside the one
+    before it, and neither may have seen them (but for one or two that are drawn alike).
+    """
     found = []
     for family, (count, draw) in _FAMILIES.items():
+        tag = networks if family.startswith(_NETWORK) else ""
         for index in range(0, count, QUICK if quick else 1):
-            name = f"{family}-{index:02d}"
+            name = f"{family}-{index:02d}{tag}"
             # Seeded by name, so that another count of one family changes no other case.
             found.append(dataclasses.replace(draw(random.Random(name)), name=name))  # noqa: S311
     return tuple(found)

@@ -17,6 +17,7 @@ from sdk.cache import Cache
 from sdk.detect import detect, keep_fit, merged
 from sdk.estimate import estimate
 from sdk.events import Event
+from sdk.fit_judgement import Judged, used_blocks
 from sdk.folders import cache_folder, data_folder
 from sdk.microbenchmarks import Case, cases
 from sdk.steps.fit import fit_profile, measurable, recipes_of
@@ -48,18 +49,19 @@ def _handful() -> list[Case]:
     ]
 
 
-def _fit(host: Profile, said: list[Event], chosen: list[Case], *, fresh: bool = False) -> Profile:
-    cache, workers = Cache(cache_folder()), Workers(cache_folder())
-    fitted = fit_profile(
+def _judge(host: Profile, said: list[Event], chosen: list[Case]) -> tuple[Judged, ...]:
+    return fit_profile(
         host,
-        cache,
-        workers,
+        Cache(cache_folder()),
+        Workers(cache_folder()),
         chosen=chosen,
         toolchains=["onnxruntime"],
-        fresh=fresh,
         on_event=said.append,
     )
-    return dataclasses.replace(host, fitted=fitted)
+
+
+def _fit(host: Profile, said: list[Event], chosen: list[Case]) -> Profile:
+    return dataclasses.replace(host, fitted=used_blocks(_judge(host, said, chosen)))
 
 
 def _estimates_within(factor: float, profile: Profile, folder: Path) -> None:
@@ -175,3 +177,28 @@ def test_a_program_to_be_timed_keeps_the_batch_it_was_asked_for(
     assert (given.shape, made.shape) == ((batch, 3, 8, 8), (batch, 4, 6, 6))
     (conv,) = (cost for cost in built.program.costs if cost.kind == "conv")
     assert (conv.rows, conv.columns, conv.depth, conv.taps) == (36, 4, 27, 9)  # at a batch of 1
+
+
+def test_a_fit_that_is_no_better_is_not_kept(host: Profile) -> None:
+    """Measured for real; beside it one that is hopeless, and one that knows these very times."""
+    chosen = _handful()
+    said: list[Event] = []
+    (first,) = _judge(host, said, chosen)
+    assert first.used
+    assert first.before == "data sheet"
+    assert first.block is not None
+    # A thousandth of the time is predicted: each new fit is nearer.
+    hopeless = dataclasses.replace(
+        first.block, ms={name: value / 1000 for name, value in first.block.ms.items()}
+    )
+    (found,) = _judge(dataclasses.replace(host, fitted=(hopeless,)), said, chosen)
+    assert (found.used, found.kept) == (True, "earlier fit")
+    assert found.errors_before["earlier fit"] == pytest.approx(0.999, abs=0.001)
+    # This one has seen the measurements that both are judged on; the new one sees them by turns.
+    (found,) = _judge(dataclasses.replace(host, fitted=(first.block,)), said, chosen)
+    assert (found.used, found.reason, found.before) == (False, "no better", "earlier fit")
+    assert used_blocks([found]) == ()
+    assert found.error == pytest.approx(first.error)
+    assert found.error_before is not None
+    assert found.error is not None
+    assert found.error_before <= found.error

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent.errors import UsageError
+from agent.errors import LimitError, UsageError
 from sdk.cli.output import err_console, out_console, print_json
+
+if TYPE_CHECKING:
+    from sdk.fit_judgement import Judged
 
 EXAMPLE = "Example: sdk fit --profile host"
 
@@ -31,18 +36,22 @@ def fit(
         bool, typer.Option("--quick", help="A quarter of the programs: coarser, 4 times sooner.")
     ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure all anew.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the fitted block as JSON.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print each fit as JSON: its error, used or not, why.")
+    ] = False,
 ) -> None:
     """Run micro-benchmarks here and fit a profile's constants to them: about 15 minutes.
 
     It can be stopped at any time; the next run goes on. Sourced facts of the profile stay as they
-    are.
+    are. A fit is used only if it is nearer than what it would replace, on networks that neither has
+    seen; exit code 3 where none is.
     """
     from agent.files import write_atomic
     from sdk import detect
     from sdk.assign import find_profile
     from sdk.cache import Cache
     from sdk.cli.progress import shown
+    from sdk.fit_judgement import used_blocks
     from sdk.folders import cache_folder
     from sdk.report.profiles import fitted_lines
     from sdk.steps.fit import fit_profile
@@ -61,7 +70,7 @@ def fit(
     warnings: list[str] = []
     try:
         with shown(err_console(), warnings.append) as on_event:
-            fitted = fit_profile(
+            judged = fit_profile(
                 found,
                 cache,
                 workers,
@@ -74,6 +83,17 @@ def fit(
         workers.stop()
     for warning in warnings:
         err_console().print(f"warning: {warning}", markup=False, soft_wrap=True)
+    again = _again(profile, target, project, out)
+    _tell(judged, again)
+    fitted = used_blocks(judged)
+    if not fitted:
+        if json:
+            print_json(judged)
+        raise LimitError(
+            f"None of {len(judged)} new fits is used: nothing is written.",
+            cause="None is better than what it would replace; the reason of each is above.",
+            remedy=f"Run it again on an idle machine: {again}",
+        )
     if is_host:
         written = detect.keep_fit(found, fitted)
         err_console().print(f"kept in {written}", markup=False, soft_wrap=True)
@@ -83,7 +103,29 @@ def fit(
         write_atomic(out, detect.profile_toml(named).encode())
         err_console().print(f"written to {out}", markup=False, soft_wrap=True)
     if json:
-        print_json(fitted)
+        print_json(judged)
         return
     for line in fitted_lines(fitted):
         out_console().print(line, markup=False, soft_wrap=True)
+
+
+def _tell(judged: Sequence[Judged], again: str) -> None:
+    """Which fits are used, and which are not and why."""
+    from sdk.report.fits import accepted, refusal
+
+    for entry in judged:
+        lines = [accepted(entry)]
+        if not entry.used:
+            what, cause, remedy = refusal(entry, f"{again} --toolchain {entry.toolchain}")
+            lines = [f"warning: {what}", f"         {cause}", f"         {remedy}"]
+        for line in lines:
+            err_console().print(line, markup=False, soft_wrap=True)
+
+
+def _again(profile: str, target: str, project: Path, out: Path | None) -> str:
+    """The command that measures anew: without --fresh the same times would be fitted again."""
+    words = ["sdk", "fit", "--profile", profile]
+    words += ["--target", target] if target != "intel" else []
+    words += ["--project", str(project)] if project != Path() else []
+    words += ["--out", str(out)] if out is not None else []
+    return shlex.join([*words, "--fresh"])
