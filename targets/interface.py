@@ -8,6 +8,7 @@ modules, where `self` is ignored (PEP 544).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -126,7 +127,7 @@ class Recipe:
     needs_isa: tuple[str, ...] = ()
     """Any one of these flags suffices; with none the recipe is slow or wrong, so it is refused."""
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """sha256 over all choices, hex."""
         return hashlib.sha256(canonical(self)).hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -61,7 +62,7 @@ class Standing:
         """The attempt with a recipe."""
         return next((one for one in self.attempts if one.digest == digest), None)
 
-    @property
+    @functools.cached_property
     def baseline(self) -> Attempt | None:
         """The fastest f32 so far; the first one built where nothing is measured."""
         plain = [
@@ -118,6 +119,10 @@ class Standing:
 
     def best(self) -> Attempt | None:
         """The leader."""
+        return self._best
+
+    @functools.cached_property
+    def _best(self) -> Attempt | None:
         return next(iter(self.ranking()), None)
 
     def best_cost(self) -> float | None:
