@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from agent import buckets
 from agent.calls import of_runtime
 from agent.codec import canonical
 from agent.errors import ToolchainError, UsageError
@@ -74,6 +75,10 @@ class SessionModule(Protocol):
     device and returns the file for `load`, which raises StaleError if that file is not for this
     machine. `profile(path, options, signature, inputs, runs)` loads the file anew and gives
     `operator_times`, where the runtime tells what each operator costs.
+
+    With `FIXES_SIZES = True`, its `load` and `profile` also take `fixed`: dim -> size, and compile
+    the file for these sizes alone (`agent.buckets`). Where its models keep state, such a session
+    has `take_state(other)`, which copies the state of another form of the same file.
     """
 
     FORMAT: str
@@ -114,19 +119,48 @@ def load(path: str | Path, check_as: str | None = None) -> CheckedSession:
 
     Raises:
         UsageError: the folder holds no variant, or its format is not known here.
-        ToolchainError: the runtime is missing or refuses the file.
+        ToolchainError: the runtime is missing, refuses the file, or cannot fix sizes as the record
+            asks.
+        VerificationError: the record's reserved options make no sense.
     """
     folder = Path(path)
     record = read_record(folder)
     module = session_module(check_as or record.runtime.format)
-    own = of_runtime(record.options)
+    own = _of_runtime(record.options)
     options = own if check_as is None else own.get("check", {})
+    fixed = _buckets(module, record)
+    entry = folder / record.files[0].path
     with _runtime_errors(module, folder.name):
         if hasattr(module, "prepare"):
-            inner = _load_prepared(module, folder / record.files[0].path, options, record)
+            inner = _load_prepared(module, entry, options, record)
         else:
-            inner = module.load(folder / record.files[0].path, options, record.signature)
+            inner = module.load(entry, options, record.signature)
+        if fixed:
+            fixing: Any = module
+            forms = [
+                (bucket, fixing.load(entry, options, record.signature, fixed=bucket))
+                for bucket in fixed
+            ]
+            inner = buckets.Forms(inner, forms, record.signature)
     return CheckedSession(inner, record)
+
+
+def _of_runtime(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are the runtime's own."""
+    found = of_runtime(options)
+    return {name: value for name, value in found.items() if name != buckets.RESERVED}
+
+
+def _buckets(module: SessionModule, record: VariantRecord) -> tuple[buckets.Bucket, ...]:
+    found = buckets.buckets_of(record.options, record.signature)
+    if found and not getattr(module, "FIXES_SIZES", False):
+        raise ToolchainError(
+            f"The record asks for forms of fixed sizes, {[dict(one) for one in found]}, and the "
+            f"session for {module.FORMAT} makes one form for all sizes.",
+            cause="The record was edited by hand, or a newer Slipway wrote it.",
+            remedy="Take `buckets` out of the record's options, or update Slipway on this machine.",
+        )
+    return found
 
 
 def import_runtime(format: str) -> None:
@@ -191,6 +225,8 @@ def profile(
 ) -> tuple[OperatorTime, ...] | None:
     """Where a run's time goes, the slowest operator first; None where the runtime does not tell.
 
+    Of several forms, the one that takes the first input is profiled, on the inputs that it takes.
+
     Args:
         path: the folder of a variant.
         inputs: of its signature, used in turn.
@@ -207,9 +243,17 @@ def profile(
     if measure is None:
         return None
     checked = [check_inputs(record.signature, one) for one in inputs]
-    entry = folder / record.files[0].path
+    fixed = _buckets(module, record)
+    router = buckets.Router(fixed, record.signature)
+    taken_by = [router.find(one) for one in checked]
+    first = taken_by[0]
     found: tuple[OperatorTime, ...] = measure(
-        entry, of_runtime(record.options), record.signature, checked, runs
+        folder / record.files[0].path,
+        _of_runtime(record.options),
+        record.signature,
+        [one for one, by in zip(checked, taken_by, strict=True) if by == first],
+        runs,
+        **({} if first is None else {"fixed": fixed[first]}),
     )
     return found
 
