@@ -44,6 +44,17 @@ def buckets_of(options: Mapping[str, Any], signature: Signature) -> tuple[Bucket
     return tuple(dict(bucket) for bucket in told)
 
 
+def in_words(buckets: Sequence[Bucket]) -> str:
+    """The sizes.
+
+    >>> in_words([{"batch": 1, "length": 16}, {"length": 32}])
+    'batch 1 and length 16, length 32'
+    """
+    return ", ".join(
+        " and ".join(f"{name} {size}" for name, size in bucket.items()) for bucket in buckets
+    )
+
+
 class Router:
     """Tells which bucket takes an input."""
 
@@ -88,6 +99,15 @@ class Forms:
                 form.take_state(self._last)
             self._last = form
         return form.run(inputs)
+
+    def run_all(self, inputs: Mapping[str, Array]) -> None:
+        """Run the form that takes these sizes, and the general one; then forget their state.
+
+        A runtime may lay out weights and memory at the first run only.
+        """
+        self.run(inputs)
+        self._general.run(inputs)
+        self.reset()
 
     def reset(self) -> None:
         """Forget the state of all forms."""

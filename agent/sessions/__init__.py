@@ -318,6 +318,14 @@ class CheckedSession:
         """The same without checks and copies: for timing the runtime alone."""
         return self._inner.run(inputs)
 
+    def run_all_forms(self, inputs: Mapping[str, Array]) -> None:
+        """Where there are several, run each that takes these inputs, so that it takes its memory.
+
+        A stateful model's state is forgotten.
+        """
+        if isinstance(self._inner, buckets.Forms):
+            self._inner.run_all(inputs)
+
     def reset(self) -> None:
         """Forget the state of a stateful model."""
         self._inner.reset()
