@@ -15,7 +15,11 @@ from agent.errors import ToolchainError
 from agent.files import sha256_of
 from agent.manifest import File, Runtime, Signature, TensorSpec
 from agent.sessions import load
+from agent.tensors import TensorWriter
 from agent.variant import RECORD_NAME, VariantRecord, read_record, record_bytes
+from sdk.capture.golden import golden_inputs
+from sdk.prove import evaluate
+from sdk.samples import Sample, write_sample
 from targets.interface import Program
 from tests.toolchains.cases import CASES, VENDOR_WARNINGS, Case
 from tests.toolchains.variants import lower
@@ -95,6 +99,45 @@ def test_every_form_answers_as_torch_does_and_takes_its_own_sizes(
         assert {"length": 20} in expected
         session.reset()
         assert sum(session.placement().values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", ["openvino-f32", "onnxruntime-f32"])
+@pytest.mark.parametrize(
+    ("options", "form"),
+    [
+        ({}, OPT),
+        # A batch of a size that no golden sample has.
+        ({"batch": 3, "batch_dim": "batch"}, {"batch": 3, "length": 12}),
+    ],
+    ids=["opt", "batch"],
+)
+def test_golden_data_is_answered_by_every_form(
+    name: str,
+    options: dict[str, Any],
+    form: dict[str, int],
+    program_of: Callable[[str], Program],
+    tmp_path: Path,
+    asked: dict[str, list[Mapping[str, int]]],
+) -> None:
+    program = program_of("encoder")
+    lower(BY_NAME[name], ENTRY, program, tmp_path / "variant")
+    with_options(tmp_path / "variant", buckets=[form], **options)
+    with TensorWriter(tmp_path / "golden.safetensors") as writer:
+        bases = [ENTRY.sample(seed=seed) for seed in range(3)]
+        for index, given in enumerate(golden_inputs(program.signature, bases)):
+            outputs = ENTRY.eager(given)
+            sample = Sample(id=str(index), inputs=given, label=None, outputs=outputs)
+            write_sample(writer.add, index, sample)
+    payload = {
+        "variant": str(tmp_path / "variant"),
+        "check_as": None,
+        "captured": str(tmp_path),
+        "metric": None,
+    }
+    found = evaluate(payload, tmp_path)
+    assert asked["loaded"] == [{}, form]
+    assert {str(sizes) for sizes in asked["ran"]} == {"{}", str(form)}
+    assert min(one["value"] for one in found["golden"]) > 0.9999
 
 
 def compare(case: Case, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:
