@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from agent import sessions
-from agent.errors import ToolchainError
+from agent.errors import ToolchainError, VerificationError
 from agent.files import sha256_of
 from agent.manifest import File, Runtime, Signature, TensorSpec
 from agent.sessions import load
@@ -151,6 +151,19 @@ def compare(case: Case, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> 
             product = float((found[name] * original).sum())
             lengths = np.linalg.norm(found[name]) * np.linalg.norm(original)
             assert product / lengths >= (case.cosine or 0)
+
+
+def test_loading_refuses_buckets_that_the_model_does_not_take(tmp_path: Path) -> None:
+    stateful(tmp_path)
+    for wrong, telling in {
+        "batch is 5, and goes from 1 to 4": [{"batch": 5}],
+        "the model's inputs have no dim 'length'": [{"length": 2}],
+        "should be a list of one bucket or more": [],
+    }.items():
+        with_options(tmp_path, buckets=telling)
+        for use in (load, lambda path: sessions.profile(path, [], runs=1)):
+            with pytest.raises(VerificationError, match=wrong):
+                use(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["exported", "onnx"])
