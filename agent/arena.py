@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from agent.buckets import in_words
 from agent.contestant import BOOTSTRAP
 from agent.identity import Conditions, conditions_now
 from agent.measurement import Failure, Measurement, Quantity, latency, ratio
@@ -316,6 +317,11 @@ def _called(loaded: Mapping[str, Any]) -> Iterator[str]:
         yield f"{loaded['callers']} callers at a time, each with a session of its own"
     if loaded["batch"] is not None:
         yield f"{loaded['batch']} in each run"
+    if loaded["buckets"]:
+        yield (
+            f"compiled once more for {in_words(loaded['buckets'])}; its time at other sizes is not "
+            "in these figures"
+        )
 
 
 def is_busy(spins: Sequence[float], *, tolerance: float) -> bool:

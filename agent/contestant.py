@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from agent import sessions
+from agent.buckets import buckets_of
 from agent.calls import batches, calls_of, runs_in_one
 from agent.errors import VerificationError
 from agent.manifest import Signature
@@ -98,6 +99,7 @@ class _Contestant:
             "first_run_ms": first_run_ms,
             "callers": calls.callers,
             "batch": calls.batch,
+            "buckets": buckets_of(record.options, record.signature),
             "runs_in_one": runs_in_one(calls, record.signature),
             "versions": _versions(module.PACKAGE),
         }
@@ -111,6 +113,7 @@ class _Contestant:
         bad: set[str] = set()
         runs = 0
         for caller in self._callers:
+            caller.run_all_forms()
             for outputs in caller.each():
                 bad.update(name for name, array in outputs.items() if _has_nan(array))
                 runs += 1
@@ -204,6 +207,10 @@ class _Caller:
         """Run the next input."""
         self._next = (self._next + 1) % len(self._runs)
         return self._session.run_unchecked(self._runs[self._next])
+
+    def run_all_forms(self) -> None:
+        """Of several forms, each that takes an input runs once: what waits holds memory too."""
+        self._session.run_all_forms(self._runs[0])
 
     def each(self) -> Iterator[dict[str, Array]]:
         """Every input's outputs."""

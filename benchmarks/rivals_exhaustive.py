@@ -37,7 +37,7 @@ def all_moves(
     del seed
     tried = {one.digest for one in standing.attempts}
     built = [one for one in standing.attempts if one.result.status == "built"]
-    moves = [*_settings(built, program), *_mixed(built, ranked), *_tunings(built, profile)]
+    moves = [*_settings(built, program), *_mixed(built, ranked), *_tunings(built, program, profile)]
     return tuple({m.recipe.digest: m for m in moves if m.recipe.digest not in tried}.values())
 
 
@@ -68,10 +68,10 @@ def _mixed(built: list[Attempt], ranked: Ranked) -> Iterator[Move]:
             yield Move(recipe=recipe, kind="mixed", parent=root.digest, kept=kept)
 
 
-def _tunings(built: list[Attempt], profile: Profile) -> Iterator[Move]:
+def _tunings(built: list[Attempt], program: Program, profile: Profile) -> Iterator[Move]:
     for one in built:
         if one.move.kind in ("plan", "setting"):  # one option at a time, and not of every mixed one
-            for tuning in variations.tunings(one.move.recipe, profile):
+            for tuning in variations.tunings(one.move.recipe, program, profile):
                 exact = tuning.exact
                 yield Move(recipe=tuning.recipe, kind="tuning", parent=files_of(one), exact=exact)
 

@@ -9,7 +9,7 @@ from agent.errors import VerificationError
 from agent.manifest import Floor, parse
 from agent.sessions import load
 from agent.variant import read_record
-from sdk.prove import Agreement, check_agreement
+from sdk.prove import Agreement, as_called, check_agreement
 from sdk.samples import StoredSamples
 
 
@@ -34,7 +34,7 @@ def check_golden(variant: Path, golden: Path) -> GoldenCheck:
     floors = _floors(golden.parent / "manifest.json", record.id)
     samples = StoredSamples(golden)
     with load(variant) as session:
-        agreements, max_abs = check_agreement(session, samples)
+        agreements, max_abs = check_agreement(session, as_called(samples, record))
     for floor in floors:
         found = next((a.value for a in agreements if a.output == floor.output), 0.0)
         if found * 1_000_000 < floor.min_ppm:

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from agent.calls import batches, calls_of
 from agent.contestant import read_inputs
 from agent.sessions import profile
 from agent.variant import read_record
@@ -24,8 +25,10 @@ def profile_operators(payload: dict[str, Any], out: Path) -> dict[str, Any]:
     """
     del out
     folder = Path(payload["variant"])
-    inputs = read_inputs(Path(payload["inputs"]), read_record(folder).signature)
-    found = profile(folder, inputs, runs=RUNS)
+    record = read_record(folder)
+    samples = read_inputs(Path(payload["inputs"]), record.signature)
+    as_called = list(batches(samples, record.signature, calls_of(record.options)))
+    found = profile(folder, as_called, runs=RUNS)
     return {
         "operators": None if found is None else [dataclasses.asdict(one) for one in found[:KEPT]]
     }

@@ -9,23 +9,26 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from agent.bench import Measurement
+from agent.calls import batches, calls_of
 from agent.identity import isa_class
 from agent.manifest import Fingerprint, match
 from agent.metrics import agreement, metric
 from agent.sessions import CheckedSession, load
 from agent.tensors import Array
+from agent.variant import VariantRecord
 from profiles import Profile
+from sdk.capture.golden import is_at_opt
 from sdk.isolation import user_imports
 from sdk.limits import Evidence
 from sdk.project_reader import load_project
-from sdk.samples import StoredSamples
+from sdk.samples import Sample, StoredSamples
 from sdk.scoring import score_by_function
 from targets.interface import Recipe
 
@@ -124,7 +127,8 @@ def evaluate(payload: dict[str, Any], out: Path) -> dict[str, Any]:
     del out
     captured = Path(payload["captured"])
     with load(payload["variant"], payload["check_as"]) as session:
-        golden, max_abs = check_agreement(session, StoredSamples(captured / "golden.safetensors"))
+        samples = as_called(StoredSamples(captured / "golden.safetensors"), session.record)
+        golden, max_abs = check_agreement(session, samples)
         scores, sqnr_db = None, None
         if payload["metric"] is not None:
             scores, sqnr_db = _score(session, captured, payload)
@@ -137,8 +141,32 @@ def evaluate(payload: dict[str, Any], out: Path) -> dict[str, Any]:
         }
 
 
+def as_called(samples: StoredSamples, record: VariantRecord) -> Iterator[Sample]:
+    """The golden samples; then, where the variant is called in batches, those at opt in batches.
+
+    So the form for a batch is looked at like all others.
+    """
+    yield from samples
+    signature, calls = record.signature, calls_of(record.options)
+    if calls.batch is None:
+        return
+    at_opt = [
+        {f"in/{name}": array for name, array in sample.inputs.items()}
+        | {f"out/{name}": array for name, array in sample.outputs.items()}
+        for sample in samples
+        if is_at_opt(sample.inputs, signature)
+    ]
+    for number, joined in enumerate(batches(at_opt, signature, calls)):
+        yield Sample(
+            id=f"batch {number}",
+            inputs={spec.name: joined[f"in/{spec.name}"] for spec in signature.inputs},
+            label=None,
+            outputs={spec.name: joined[f"out/{spec.name}"] for spec in signature.outputs},
+        )
+
+
 def check_agreement(
-    session: CheckedSession, samples: StoredSamples
+    session: CheckedSession, samples: Iterable[Sample]
 ) -> tuple[list[Agreement], float | None]:
     """The worst agreement of each output over the samples, and the largest difference.
 

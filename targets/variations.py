@@ -11,7 +11,8 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from agent.calls import ONE_AT_A_TIME, Calls, batch_dim
+from agent import buckets
+from agent.calls import ONE_AT_A_TIME, Calls, batch_dim, calls_of
 from profiles import Profile
 from targets.interface import Program, Recipe
 from targets.lowering import nncf_int8
@@ -33,7 +34,7 @@ class Tuning:
     """It computes the same products in the same precision, only scheduled otherwise."""
 
 
-def tunings(recipe: Recipe, profile: Profile) -> Iterator[Tuning]:
+def tunings(recipe: Recipe, program: Program, profile: Profile) -> Iterator[Tuning]:
     """The same files with other options of the runtime, on a CPU; none for other engines."""
     if recipe.engine != "cpu":
         return
@@ -46,6 +47,8 @@ def tunings(recipe: Recipe, profile: Profile) -> Iterator[Tuning]:
     if make is not None:
         for tag, options, exact in make(recipe, profile):
             yield Tuning(recipe=_with_options(recipe, tag, options), exact=exact)
+    if recipe.toolchain in _FIXES_SIZES:
+        yield from _static(recipe, program)
 
 
 def is_slow(recipe: Recipe) -> bool:
@@ -157,7 +160,34 @@ def _called(
         return recipe
     tag = (f"c{callers}" if callers > 1 else "") + (f"b{size}" if batched else "")
     threads = _CALLERS_THREADS[recipe.toolchain](cores // callers) if callers > 1 else {}
-    return _with_options(recipe, tag, {**threads, **calls.options})
+    return _with_options(recipe, tag, {**threads, **calls.options, **_batched(recipe, calls)})
+
+
+_FIXES_SIZES = ("openvino", "onnxruntime")
+"""Those whose runtime can compile a file of dynamic dims once more for fixed sizes."""
+
+
+def _static(recipe: Recipe, program: Program) -> Iterator[Tuning]:
+    """A form for the sizes that latency is judged at; nothing where no dim varies.
+
+    It is compiled anew, and other kernels round otherwise: its answers are to be looked at.
+    """
+    dims = program.signature.dims
+    sizes = {name: opt for name, (low, opt, high) in dims.items() if low < high}
+    if sizes:
+        calls = calls_of(recipe.options)
+        if calls.batch_dim is not None and calls.batch is not None:
+            sizes[calls.batch_dim] = calls.batch
+        chosen = _with_options(recipe, "static", {buckets.RESERVED: [sizes]})
+        yield Tuning(recipe=chosen, exact=False)
+
+
+def _batched(recipe: Recipe, calls: Calls) -> dict[str, Any]:
+    """The recipe's buckets at the size of the calls' batch, which alone is run then."""
+    own = recipe.options.get(buckets.RESERVED)
+    if own is None or calls.batch_dim is None or calls.batch is None:
+        return {}
+    return {buckets.RESERVED: [{**bucket, calls.batch_dim: calls.batch} for bucket in own]}
 
 
 _CALLERS_THREADS: Mapping[str, Callable[[int], dict[str, Any]]] = {

@@ -22,7 +22,7 @@ from sdk.search.moves import files_of, in_order, next_kept, next_moves, to_rank
 from sdk.search.standing import Attempt, Move, Standing
 from sdk.select import Status
 from targets import variations
-from targets.interface import Recipe, Sensitivity
+from targets.interface import Program, Recipe, Sensitivity
 from targets.recipes import nncf, onnxruntime, openvino
 from tests.test_prune import program
 from tests.test_select import PROFILE, result
@@ -57,13 +57,18 @@ def begin(world: World, objective: Objective = "latency") -> Standing:
     )
 
 
-def play(world: World, seed: int = 0, groups: tuple[Sensitivity, ...] = GROUPS) -> Standing:
+def play(
+    world: World,
+    seed: int = 0,
+    groups: tuple[Sensitivity, ...] = GROUPS,
+    given: Program | None = None,
+) -> Standing:
     """Search until nothing is left to try."""
     standing, ranked = begin(world), dict[str, tuple[Sensitivity, ...]]()
     for _ in range(100):
         for recipe in to_rank(standing):
             ranked[recipe.digest] = groups
-        moves = next_moves(standing, program(), VNNI, ranked, seed)
+        moves = next_moves(standing, given or program(), VNNI, ranked, seed)
         if not moves:
             return standing
         new = tuple(attempt(move, world) for move in moves)
@@ -296,7 +301,7 @@ def test_durations_are_spoken() -> None:
 
 def test_tunings_and_settings_are_new_recipes_of_the_same_toolchain() -> None:
     for recipe in PLAN:
-        found = [tuning.recipe for tuning in variations.tunings(recipe, VNNI)]
+        found = [tuning.recipe for tuning in variations.tunings(recipe, program(), VNNI)]
         found += variations.settings(recipe, program())
         digests = {one.digest for one in found}
         assert found
@@ -308,13 +313,83 @@ def test_tunings_and_settings_are_new_recipes_of_the_same_toolchain() -> None:
 
 def test_a_tuning_changes_no_file() -> None:
     for recipe in PLAN:
-        for tuning in variations.tunings(recipe, VNNI):
+        for tuning in variations.tunings(recipe, program(), VNNI):
             same = dataclasses.replace(tuning.recipe, options=recipe.options, tag=recipe.tag)
             assert same == recipe
 
 
 def test_other_engines_are_not_tuned_as_if_they_were_cpus() -> None:
-    assert not list(variations.tunings(openvino("GPU", "f16", "f16"), VNNI))
+    assert not list(variations.tunings(openvino("GPU", "f16", "f16"), program(), VNNI))
+
+
+SEQUENCE = dataclasses.replace(
+    program(),
+    signature=Signature(
+        inputs=(TensorSpec(name="x", dtype="int64", shape=("batch", "length", "fixed")),),
+        outputs=(TensorSpec(name="y", dtype="float32", shape=("batch",)),),
+        dims={"batch": (1, 1, 24), "length": (4, 16, 48), "fixed": (3, 3, 3)},
+    ),
+)
+ORT = onnxruntime(None, VNNI, "f32")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "expected"),
+    [
+        (F32, {}, {"batch": 1, "length": 16}),
+        (INT8, {}, {"batch": 1, "length": 16}),
+        (ORT, {}, {"batch": 1, "length": 16}),
+        (ORT, {"batch": 8, "batch_dim": "batch"}, {"batch": 8, "length": 16}),
+        (openvino("GPU", "f16", "f16"), {}, None),
+        (dataclasses.replace(ORT, toolchain="executorch", backend="xnnpack"), {}, None),
+        (dataclasses.replace(ORT, toolchain="aotinductor"), {}, None),
+    ],
+)
+def test_where_sizes_vary_a_form_for_those_that_count_is_tried(
+    recipe: Recipe, options: dict[str, object], expected: dict[str, int] | None
+) -> None:
+    given = dataclasses.replace(recipe, options={**recipe.options, **options})
+    found = [t for t in variations.tunings(given, SEQUENCE, VNNI) if "buckets" in t.recipe.options]
+    assert [t.recipe.options["buckets"] for t in found] == ([[expected]] if expected else [])
+    assert not any(t.exact for t in found)
+    for other in (program(), dataclasses.replace(SEQUENCE, signature=still())):
+        assert all(
+            "buckets" not in t.recipe.options for t in variations.tunings(given, other, VNNI)
+        )
+
+
+def still() -> Signature:
+    """Of dims that do not vary."""
+    dims = {name: (opt, opt, opt) for name, (_, opt, _) in SEQUENCE.signature.dims.items()}
+    return dataclasses.replace(SEQUENCE.signature, dims=dims)
+
+
+def test_a_batch_is_run_in_a_form_of_its_size() -> None:
+    static = next(
+        t.recipe for t in variations.tunings(F32, SEQUENCE, VNNI) if "buckets" in t.recipe.options
+    )
+    for (callers, size), recipe in variations.callings(static, SEQUENCE, VNNI).items():
+        assert recipe.options["buckets"] == [{"batch": size, "length": 16}]
+        assert calls_of(recipe.options).callers == callers
+
+
+def test_a_form_of_its_own_is_combined_with_other_options_and_looked_at_again() -> None:
+    def world(recipe: Recipe) -> tuple[float, float]:
+        pace = 1.0 if recipe.toolchain == "openvino" else 2.0
+        pace *= 0.5 if "buckets" in recipe.options else 1.0
+        pace *= 0.8 if recipe.options.get("INFERENCE_NUM_THREADS") == 4 else 1.0
+        return pace * (3 if recipe.precision == "int8" else 1), 0.0
+
+    standing = play(world, given=SEQUENCE)
+    best = standing.best()
+    assert best is not None
+    assert best.move.recipe.options["buckets"] == [{"batch": 1, "length": 16}]
+    assert best.move.recipe.options["INFERENCE_NUM_THREADS"] == 4
+    fixed = [one for one in standing.attempts if "buckets" in one.move.recipe.options]
+    assert not any(one.move.exact for one in fixed)
+    assert {one.move.kind for one in fixed} == {"tuning"}
+    assert any(one.move.why == "compiled once more for batch 1 and length 16" for one in fixed)
+    assert any(one.move.exact for one in standing.attempts if one.move.kind == "tuning")
 
 
 def test_a_mixed_recipe_names_what_it_keeps() -> None:

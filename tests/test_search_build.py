@@ -97,6 +97,29 @@ def test_throughput_is_found_in_batches_and_callers_and_a_limit_is_met_by_them(
     assert session.run({"x": np.zeros((3, 16), np.float32)})["y"].shape == (3, 4)
 
 
+def test_where_a_dim_varies_a_form_for_its_opt_value_is_tried_and_measured(tmp_path: Path) -> None:
+    project = onnx_project(tmp_path / "project")
+    told = []
+    for name, most in {"varying": 4, "still": 1}.items():
+        text = (project / "sdk.toml").read_text()
+        (project / "sdk.toml").write_text(re.sub(r"max = \d+", f"max = {most}", text))
+        summary = api.build(
+            project, targets=["intel"], profiles=["host"], out=tmp_path / name, budget_s=90.0
+        )
+        (result,) = summary.results
+        told.append([c for c in result.candidates if "-static" in c.identifier])
+    varying, still = told
+    assert {c.toolchain for c in varying} <= {"openvino", "onnxruntime"}  # whichever leads
+    assert {c.status for c in varying} == {"built"}
+    measured = [c for c in varying if c.latency_ms is not None]
+    assert measured
+    for found in measured:
+        assert any("compiled once more for batch 1;" in note for note in found.notes)
+        assert found.numerics is not None
+        assert found.numerics.cosine_min > 0.999
+    assert still == []
+
+
 def test_a_search_that_was_killed_goes_on_and_measures_nothing_twice(tmp_path: Path) -> None:
     project = onnx_project(tmp_path / "project")
     arguments = ["build", str(project), *FAST, "--out", str(tmp_path / "out"), "--budget", "20m"]

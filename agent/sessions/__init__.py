@@ -20,10 +20,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from agent import buckets
 from agent.calls import of_runtime
 from agent.codec import canonical
 from agent.errors import ToolchainError, UsageError
 from agent.identity import fingerprint
+from agent.inputs import check_inputs
 from agent.manifest import Signature, TensorSpec
 from agent.tensors import Array
 from agent.variant import RECORD_NAME, VariantRecord, read_record
@@ -74,6 +76,10 @@ class SessionModule(Protocol):
     device and returns the file for `load`, which raises StaleError if that file is not for this
     machine. `profile(path, options, signature, inputs, runs)` loads the file anew and gives
     `operator_times`, where the runtime tells what each operator costs.
+
+    With `FIXES_SIZES = True`, its `load` and `profile` also take `fixed`: dim -> size, and compile
+    the file for these sizes alone (`agent.buckets`). Where its models keep state, such a session
+    has `take_state(other)`, which copies the state of another form of the same file.
     """
 
     FORMAT: str
@@ -114,19 +120,48 @@ def load(path: str | Path, check_as: str | None = None) -> CheckedSession:
 
     Raises:
         UsageError: the folder holds no variant, or its format is not known here.
-        ToolchainError: the runtime is missing or refuses the file.
+        ToolchainError: the runtime is missing, refuses the file, or cannot fix sizes as the record
+            asks.
+        VerificationError: the record's reserved options make no sense.
     """
     folder = Path(path)
     record = read_record(folder)
     module = session_module(check_as or record.runtime.format)
-    own = of_runtime(record.options)
+    own = _of_runtime(record.options)
     options = own if check_as is None else own.get("check", {})
+    fixed = _buckets(module, record)
+    entry = folder / record.files[0].path
     with _runtime_errors(module, folder.name):
         if hasattr(module, "prepare"):
-            inner = _load_prepared(module, folder / record.files[0].path, options, record)
+            inner = _load_prepared(module, entry, options, record)
         else:
-            inner = module.load(folder / record.files[0].path, options, record.signature)
+            inner = module.load(entry, options, record.signature)
+        if fixed:
+            fixing: Any = module
+            forms = [
+                (bucket, fixing.load(entry, options, record.signature, fixed=bucket))
+                for bucket in fixed
+            ]
+            inner = buckets.Forms(inner, forms, record.signature)
     return CheckedSession(inner, record)
+
+
+def _of_runtime(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are the runtime's own."""
+    found = of_runtime(options)
+    return {name: value for name, value in found.items() if name != buckets.RESERVED}
+
+
+def _buckets(module: SessionModule, record: VariantRecord) -> tuple[buckets.Bucket, ...]:
+    found = buckets.buckets_of(record.options, record.signature)
+    if found and not getattr(module, "FIXES_SIZES", False):
+        raise ToolchainError(
+            f"The record asks for forms of fixed sizes, {[dict(one) for one in found]}, and the "
+            f"session for {module.FORMAT} makes one form for all sizes.",
+            cause="The record was edited by hand, or a newer Slipway wrote it.",
+            remedy="Take `buckets` out of the record's options, or update Slipway on this machine.",
+        )
+    return found
 
 
 def import_runtime(format: str) -> None:
@@ -191,6 +226,8 @@ def profile(
 ) -> tuple[OperatorTime, ...] | None:
     """Where a run's time goes, the slowest operator first; None where the runtime does not tell.
 
+    Of several forms, the one that takes the first input is profiled, on the inputs that it takes.
+
     Args:
         path: the folder of a variant.
         inputs: of its signature, used in turn.
@@ -207,9 +244,17 @@ def profile(
     if measure is None:
         return None
     checked = [check_inputs(record.signature, one) for one in inputs]
-    entry = folder / record.files[0].path
+    fixed = _buckets(module, record)
+    router = buckets.Router(fixed, record.signature)
+    taken_by = [router.find(one) for one in checked]
+    first = taken_by[0]
     found: tuple[OperatorTime, ...] = measure(
-        entry, of_runtime(record.options), record.signature, checked, runs
+        folder / record.files[0].path,
+        _of_runtime(record.options),
+        record.signature,
+        [one for one, by in zip(checked, taken_by, strict=True) if by == first],
+        runs,
+        **({} if first is None else {"fixed": fixed[first]}),
     )
     return found
 
@@ -274,6 +319,14 @@ class CheckedSession:
         """The same without checks and copies: for timing the runtime alone."""
         return self._inner.run(inputs)
 
+    def run_all_forms(self, inputs: Mapping[str, Array]) -> None:
+        """Where there are several, run each that takes these inputs, so that it takes its memory.
+
+        A stateful model's state is forgotten.
+        """
+        if isinstance(self._inner, buckets.Forms):
+            self._inner.run_all(inputs)
+
     def reset(self) -> None:
         """Forget the state of a stateful model."""
         self._inner.reset()
@@ -296,64 +349,6 @@ class CheckedSession:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def check_inputs(signature: Signature, inputs: Mapping[str, Any]) -> dict[str, Array]:
-    """The inputs as contiguous arrays in the signature's order.
-
-    Raises:
-        UsageError: a name, dtype or shape does not fit, or one dim has two sizes.
-    """
-    names = [spec.name for spec in signature.inputs]
-    if set(inputs) != set(names):
-        raise UsageError(
-            f"The inputs are {sorted(inputs)}, the model takes {sorted(names)}.",
-            cause="A name is missing, misspelt or too many.",
-            remedy="Pass exactly the declared inputs, by name.",
-        )
-    sizes: dict[str, int] = {}
-    arrays: dict[str, Array] = {}
-    for spec in signature.inputs:
-        array = np.ascontiguousarray(inputs[spec.name])
-        if np.ndim(inputs[spec.name]) == 0:
-            array = array.reshape(())  # ascontiguousarray makes a scalar one-dimensional
-        _check_one(spec, array, signature.dims, sizes)
-        arrays[spec.name] = array
-    return arrays
-
-
-def _check_one(
-    spec: TensorSpec,
-    array: Array,
-    dims: Mapping[str, tuple[int, int, int]],
-    sizes: dict[str, int],
-) -> None:
-    if str(array.dtype) != spec.dtype:
-        raise UsageError(
-            f"Input {spec.name} has dtype {array.dtype}, the model takes {spec.dtype}.",
-            cause="numpy makes float64 and int64 unless told otherwise.",
-            remedy=f"Convert it: array.astype({spec.dtype!r})",
-        )
-    shown = f"Input {spec.name} has shape {array.shape}, the model takes {spec.shape}"
-    remedy = "Reshape, crop or pad it."
-    if len(array.shape) != len(spec.shape):
-        raise UsageError(f"{shown}.", cause="The number of axes differs.", remedy=remedy)
-    for axis, (size, expected) in enumerate(zip(array.shape, spec.shape, strict=True)):
-        if isinstance(expected, int):
-            if size != expected:
-                raise UsageError(f"{shown}.", cause=f"Axis {axis} is fixed.", remedy=remedy)
-            continue
-        low, _, high = dims[expected]
-        if not low <= size <= high:
-            raise UsageError(
-                f"{shown}.", cause=f"{expected} goes from {low} to {high}.", remedy=remedy
-            )
-        if sizes.setdefault(expected, size) != size:
-            raise UsageError(
-                f"{shown}.",
-                cause=f"{expected} is {sizes[expected]} in another input.",
-                remedy=remedy,
-            )
 
 
 __all__ = [

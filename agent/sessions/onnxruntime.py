@@ -21,7 +21,9 @@ from agent.tensors import Array
 
 FORMAT = "onnxruntime"
 PACKAGE = "onnxruntime"
+FIXES_SIZES = True
 
+_NONE: Mapping[str, int] = {}
 _LEVELS = {
     "none": "ORT_DISABLE_ALL",
     "basic": "ORT_ENABLE_BASIC",
@@ -40,15 +42,29 @@ _WARNINGS = 2  # the runtime's severity for warnings and worse
 _RECORD_ASSIGNMENT = "session.record_ep_graph_assignment_info"
 
 
-def load(path: Path, options: Mapping[str, Any], signature: Signature) -> Session:
+def load(
+    path: Path,
+    options: Mapping[str, Any],
+    signature: Signature,
+    *,
+    fixed: Mapping[str, int] = _NONE,
+) -> Session:
     """Load an `.onnx` file.
+
+    Args:
+        path: of the file.
+        options: see above.
+        signature: of the model.
+        fixed: dim -> the only size to plan for.
 
     Raises:
         UsageError: an option is not known.
-        ToolchainError: the runtime refuses the file or an option.
+        ToolchainError: the runtime refuses the file, an option or a size.
     """
     onnxruntime = import_runtime()
-    runtime = _runtime(onnxruntime, path, options, _settings(onnxruntime, options))
+    settings = _settings(onnxruntime, options, fixed)
+    runtime = _runtime(onnxruntime, path, options, settings)
+    _check_fixed(runtime, signature, fixed)
     return _Session(runtime, signature, _failures(onnxruntime))
 
 
@@ -58,10 +74,12 @@ def profile(
     signature: Signature,
     inputs: Sequence[Mapping[str, Array]],
     runs: int,
+    *,
+    fixed: Mapping[str, int] = _NONE,
 ) -> tuple[OperatorTime, ...]:
     """What each node costs, by the runtime's own trace; the engine is the execution provider."""
     onnxruntime = import_runtime()
-    settings = _settings(onnxruntime, options)
+    settings = _settings(onnxruntime, options, fixed)
     settings.enable_profiling = True
     with tempfile.TemporaryDirectory() as folder:
         settings.profile_file_prefix = str(Path(folder) / "trace")
@@ -129,7 +147,7 @@ def import_runtime() -> Any:
     return onnxruntime
 
 
-def _settings(onnxruntime: Any, options: Mapping[str, Any]) -> Any:
+def _settings(onnxruntime: Any, options: Mapping[str, Any], fixed: Mapping[str, int]) -> Any:
     unknown = sorted(set(options) - set(_OPTIONS))
     if unknown:
         raise UsageError(
@@ -140,6 +158,8 @@ def _settings(onnxruntime: Any, options: Mapping[str, Any]) -> Any:
         )
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = _WARNINGS
+    for dim, size in fixed.items():
+        settings.add_free_dimension_override_by_name(dim, size)
     if "intra_op_threads" in options:
         settings.intra_op_num_threads = int(options["intra_op_threads"])
     if "inter_op_threads" in options:
@@ -210,6 +230,21 @@ class _Session:
             nodes[part.ep_name] = nodes.get(part.ep_name, 0) + len(part.get_nodes())
         total = sum(nodes.values())
         return {name: count / total for name, count in nodes.items()} if total else {}
+
+
+def _check_fixed(runtime: Any, signature: Signature, fixed: Mapping[str, int]) -> None:
+    """The runtime says nothing to a dim that the file has under another name."""
+    shapes = {port.name: port.shape for port in runtime.get_inputs()}
+    for spec in signature.inputs:
+        for size, found in zip(spec.shape, shapes.get(spec.name, spec.shape), strict=False):
+            if isinstance(size, str) and size in fixed and found != fixed[size]:
+                raise ToolchainError(
+                    f"{size} cannot be fixed at {fixed[size]}: the file calls that axis of "
+                    f"{spec.name} {found!r}.",
+                    cause="ONNX Runtime fixes a dim by its name in the file.",
+                    remedy=f"Name the axis {size} in the ONNX file, or take `buckets` out of the "
+                    "record's options.",
+                )
 
 
 def _check_names(what: str, ports: Any, expected: list[str]) -> None:

@@ -19,15 +19,30 @@ from agent.tensors import Array
 
 FORMAT = "openvino"
 PACKAGE = "openvino"
+FIXES_SIZES = True
+
+_NONE: Mapping[str, int] = {}
 
 
-def load(path: Path, options: Mapping[str, Any], signature: Signature) -> Session:
+def load(
+    path: Path,
+    options: Mapping[str, Any],
+    signature: Signature,
+    *,
+    fixed: Mapping[str, int] = _NONE,
+) -> Session:
     """Load an `.xml` file with the `.bin` beside it.
 
+    Args:
+        path: of the file.
+        options: see above.
+        signature: of the model.
+        fixed: dim -> the only size to compile for.
+
     Raises:
-        ToolchainError: the runtime refuses the file, the device or an option.
+        ToolchainError: the runtime refuses the file, the device, an option or a size.
     """
-    return _Session(_compiled(path, options), signature)
+    return _Session(_compiled(path, options, signature, fixed), signature)
 
 
 def profile(
@@ -36,9 +51,12 @@ def profile(
     signature: Signature,
     inputs: Sequence[Mapping[str, Array]],
     runs: int,
+    *,
+    fixed: Mapping[str, int] = _NONE,
 ) -> tuple[OperatorTime, ...]:
     """What each node of the compiled graph costs; the engine is the kernel that ran it."""
-    session = _Session(_compiled(path, {**options, "PERF_COUNT": True}), signature)
+    compiled = _compiled(path, {**options, "PERF_COUNT": True}, signature, fixed)
+    session = _Session(compiled, signature)
     return operator_times(
         [session.profiled(inputs[index % len(inputs)]) for index in range(-PROFILE_WARMUP, runs)][
             PROFILE_WARMUP:
@@ -46,7 +64,9 @@ def profile(
     )
 
 
-def _compiled(path: Path, options: Mapping[str, Any]) -> Any:
+def _compiled(
+    path: Path, options: Mapping[str, Any], signature: Signature, fixed: Mapping[str, int]
+) -> Any:
     openvino = import_runtime()
     device = str(options.get("device", "CPU"))
     ours = ("device", "check")
@@ -54,15 +74,37 @@ def _compiled(path: Path, options: Mapping[str, Any]) -> Any:
     core = openvino.Core()
     try:
         model = core.read_model(path)
+        if fixed:
+            _fix_sizes(openvino, model, signature, fixed)
         return core.compile_model(model, device, properties)
     except (RuntimeError, TypeError) as error:
+        at = f" at {dict(fixed)}" if fixed else ""
         raise ToolchainError(
-            f"OpenVINO {openvino.__version__.split('-')[0]} cannot load {path.name} on {device}: "
-            f"{_reason(error)}",
+            f"OpenVINO {openvino.__version__.split('-')[0]} cannot load {path.name} on {device}"
+            f"{at}: {_reason(error)}",
             cause="The file or its .bin is missing or cut short, the device is not in "
             f"{core.available_devices}, or an option of {properties} is not known to it.",
             remedy="Copy or build it again, or choose a variant for this device.",
         ) from error
+
+
+def _fix_sizes(openvino: Any, model: Any, signature: Signature, fixed: Mapping[str, int]) -> None:
+    """Fix these dims' sizes in the inputs' shapes; what follows from them is inferred anew."""
+    model.reshape(
+        {
+            spec.name: openvino.PartialShape(
+                [
+                    openvino.Dimension(fixed[size])
+                    if isinstance(size, str) and size in fixed
+                    else found
+                    for size, found in zip(
+                        spec.shape, model.input(spec.name).get_partial_shape(), strict=False
+                    )
+                ]
+            )
+            for spec in signature.inputs
+        }
+    )
 
 
 def import_runtime() -> Any:
@@ -90,6 +132,7 @@ class _Session:
         self._inputs = _indices("inputs", compiled.inputs, [s.name for s in signature.inputs])
         self._outputs = _indices("outputs", compiled.outputs, [s.name for s in signature.outputs])
         self._request = compiled.create_infer_request()
+        self._keeps_state = bool(self._request.query_state())
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         tensors = {index: inputs[name] for name, index in self._inputs.items()}
@@ -111,6 +154,13 @@ class _Session:
             for info in self._request.profiling_info
             if info.status == info.status.EXECUTED
         ]
+
+    def take_state(self, other: _Session) -> None:
+        """Go on where another form of the same model has stopped."""
+        if self._keeps_state:
+            theirs = {one.name: one for one in other._request.query_state()}
+            for own in self._request.query_state():
+                own.state = theirs[own.name].state
 
     def reset(self) -> None:
         self._request.reset_state()

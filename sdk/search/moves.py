@@ -15,6 +15,7 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from agent.buckets import RESERVED, in_words
 from agent.calls import ONE_AT_A_TIME, calls_of
 from profiles import Profile
 from sdk.search.standing import THROUGHPUT, Attempt, Kind, Move, Standing
@@ -56,7 +57,7 @@ def next_moves(
     # Where the walk begins is known only when all settings have had their turn.
     mixed = [] if settings else new(_walks(standing, ranked))
     called = new(_callings(standing, program, profile))
-    return (*called, *new(_tunings(standing, profile)), *settings, *mixed)
+    return (*called, *new(_tunings(standing, program, profile)), *settings, *mixed)
 
 
 def to_rank(standing: Standing) -> tuple[Recipe, ...]:
@@ -70,7 +71,7 @@ def in_order(found: Iterable[Sensitivity]) -> tuple[Sensitivity, ...]:
     return tuple(sorted(found, key=lambda group: -group.error / max(group.work, least)))
 
 
-def _tunings(standing: Standing, profile: Profile) -> Iterator[Move]:
+def _tunings(standing: Standing, program: Program, profile: Profile) -> Iterator[Move]:
     """Of the leaders, each of other files; an option that was already changed is left alone."""
     leaders: dict[str, Attempt] = {}
     for one in standing.ranking():
@@ -80,15 +81,13 @@ def _tunings(standing: Standing, profile: Profile) -> Iterator[Move]:
         root = standing.find(files)
         own = leader.move.recipe.options
         changed = _differing(own, root.move.recipe.options if root else own)
-        for tuning in variations.tunings(leader.move.recipe, profile):
+        for tuning in variations.tunings(leader.move.recipe, program, profile):
             other = _differing(tuning.recipe.options, own)
             if other and not other & changed:
                 yield Move(
                     recipe=tuning.recipe,
                     kind="tuning",
-                    why=", ".join(
-                        f"{name} {tuning.recipe.options[name]}" for name in sorted(other)
-                    ),
+                    why=_told(tuning.recipe.options, other),
                     parent=files,
                     exact=tuning.exact and (leader.move.kind != "tuning" or leader.move.exact),
                 )
@@ -144,6 +143,14 @@ def files_of(attempt: Attempt) -> str:
     """The digest of the recipe that made the files which an attempt runs."""
     move = attempt.move
     return move.parent if move.kind == "tuning" and move.parent else attempt.digest
+
+
+def _told(options: Mapping[str, Any], names: set[str]) -> str:
+    """Options in words."""
+    told = {name: f"{name} {options[name]}" for name in names}
+    if RESERVED in names:
+        told[RESERVED] = f"compiled once more for {in_words(options[RESERVED])}"
+    return ", ".join(told[name] for name in sorted(told))
 
 
 def _differing(options: Mapping[str, Any], others: Mapping[str, Any]) -> set[str]:
