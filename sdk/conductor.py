@@ -22,6 +22,7 @@ from sdk.cache import Cache
 from sdk.estimate import estimate
 from sdk.events import Event, OnEvent
 from sdk.folders import cache_folder, data_folder
+from sdk.foresight import unprovable
 from sdk.objective import must_be_small
 from sdk.options import Options
 from sdk.output import Output, write_output
@@ -61,6 +62,9 @@ def build(project_path: Path, options: Options, on_event: OnEvent) -> Summary:
     with Output.locked(options.out, project.model.name) as output, _stopping(workers):
         runner = Runner(project, cache, workers, device, fresh=options.fresh, on_event=on_event)
         captured = capture(runner)
+        for told in {_foreseen(item, captured): None for item in assignments}:
+            if told:
+                runner.say("note", told)
         planned = [_planned(project, item, captured, runner, options) for item in assignments]
         if clock is None:
             built = _lower_all(planned, captured, runner, options)
@@ -195,7 +199,12 @@ def _finished(
     selection = operators(runner, selection, built, captured)
     cost = None if options.prune else audit(planned, selection.results)
     notes = calibration_note(runner, selection.results, built, captured, item.limits)
-    return dataclasses.replace(selection, notes=(*((cost,) if cost else ()), *notes))
+    told = (_foreseen(item, captured), cost)
+    return dataclasses.replace(selection, notes=(*(one for one in told if one), *notes))
+
+
+def _foreseen(item: Assignment, captured: Captured) -> str | None:
+    return unprovable(item.limits, captured.metric, captured.original_scores, captured.samples)
 
 
 def _prove_and_select(

@@ -6,15 +6,15 @@ import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from agent.bench import Budget, Contestant, Failure, Measurement, Race, contest
 from agent.codec import decode, encode
 from agent.errors import UsageError
-from agent.metrics import Drop, metric, paired_drop, samples_needed
+from agent.metrics import Drop, paired_drop, samples_needed
 from agent.quantiles import samples_for
 from profiles import Profile
 from sdk.cache import key_of
+from sdk.foresight import rules_of
 from sdk.prove import Evaluation, Report, evidence, proves_numerics, runnable_as
 from sdk.select import Accuracy, Result
 from sdk.steps.capture import Captured
@@ -200,11 +200,7 @@ def _accuracy(
     if captured.metric is None or not captured.original_scores or not found.scores:
         return None
     original, scores = captured.original_scores, found.scores
-    by_name = not captured.metric["by_function"]
-    rules: Any = {
-        "higher_is_better": captured.metric["higher_is_better"],
-        "bounds": metric(captured.metric["name"]).bounds if by_name else None,
-    }
+    rules = rules_of(captured.metric)
 
     def bounded(split: str) -> Drop | None:
         if not scores.get(split):
