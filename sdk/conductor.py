@@ -62,9 +62,7 @@ def build(project_path: Path, options: Options, on_event: OnEvent) -> Summary:
     with Output.locked(options.out, project.model.name) as output, _stopping(workers):
         runner = Runner(project, cache, workers, device, fresh=options.fresh, on_event=on_event)
         captured = capture(runner)
-        for told in {_foreseen(item, captured): None for item in assignments}:
-            if told:
-                runner.say("note", told)
+        _foresee(assignments, captured, runner)
         planned = [_planned(project, item, captured, runner, options) for item in assignments]
         if clock is None:
             built = _lower_all(planned, captured, runner, options)
@@ -199,12 +197,16 @@ def _finished(
     selection = operators(runner, selection, built, captured)
     cost = None if options.prune else audit(planned, selection.results)
     notes = calibration_note(runner, selection.results, built, captured, item.limits)
-    told = (_foreseen(item, captured), cost)
-    return dataclasses.replace(selection, notes=(*(one for one in told if one), *notes))
+    return dataclasses.replace(selection, notes=(*((cost,) if cost else ()), *notes))
 
 
-def _foreseen(item: Assignment, captured: Captured) -> str | None:
-    return unprovable(item.limits, captured.metric, captured.original_scores, captured.samples)
+def _foresee(assignments: Sequence[Assignment], captured: Captured, runner: Runner) -> None:
+    """Say first what cannot be proven, whatever is tried."""
+    scores = captured.original_scores
+    told = [unprovable(item.limits, captured.metric, scores) for item in assignments]
+    for note in dict.fromkeys(told):
+        if note:
+            runner.say("note", note)
 
 
 def _prove_and_select(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,7 +25,6 @@ def unprovable(
     limits: Mapping[str, float],
     told: Mapping[str, Any] | None,
     scores: Mapping[str, Sequence[float]] | None,
-    counts: Mapping[str, int],
 ) -> str | None:
     """What to say where the samples are too few for the limit on accuracy, whatever is tried.
 
@@ -34,7 +32,6 @@ def unprovable(
         limits: name -> value.
         told: capture's record of the metric.
         scores: the original's, split -> one for each sample.
-        counts: split -> how many samples, of all that the project yields.
     """
     limit = limits.get("accuracy_drop")
     if limit is None or told is None or not scores or not scores.get(_FINAL):
@@ -46,9 +43,7 @@ def unprovable(
     known = f"accuracy_drop <= {limit:g} is beyond proof here, even for the original itself"
     if needed is None:
         return f"{known}: without any loss, no number of samples bounds the drop by that"
-    total = sum(counts.values())
-    asked = math.ceil(needed / len(final) * total)
     return (
         f"{known}: without any loss it takes {needed} samples in the final split, which has "
-        f"{len(final)}; about {asked} samples instead of {total} would do"
+        f"{len(final)}: about half of what [data] yields"
     )
