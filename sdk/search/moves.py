@@ -184,7 +184,7 @@ def _roots(standing: Standing) -> list[Attempt]:
     found: dict[tuple[str, str], Attempt] = {}
     for one in sorted(_to_mend(standing, ("plan", "setting")), key=_drop):
         recipe = one.move.recipe
-        if (recipe.quantisation or {}).get("method") == "nncf":
+        if variations.is_walkable(recipe):
             found.setdefault((recipe.format, recipe.engine), one)
     return list(found.values())
 

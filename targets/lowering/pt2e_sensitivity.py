@@ -6,7 +6,11 @@ again.
 
 An activation is rounded as long as its producer or one of its readers is quantised. Where it is the
 rounding of one activation that hurts, none of them gains anything on its own, so they join one
-group: if what the activation loses is a larger share of the error than they are of the work.
+group: if what the activation loses is a larger share of the error than they are of the work. The
+same holds for a stream of activations, which sums and products without any weights hand on.
+
+What shares a scale keeps it in these runs. Calibrated anew it may get a finer one, as what follows
+a pooling does once that stays in floats: the gain is then larger than is told here.
 """
 
 from __future__ import annotations
@@ -55,16 +59,20 @@ def sensitivities(
         runs = _Runs(reference)
         units = runs.units
         links = runs.links()
-        whole, *rest = runs.errors(
-            samples[:LINK_SAMPLES], [frozenset(), *(nodes for _, nodes in links)]
-        )
         work = runs.work(samples[0])
         total = sum(work) or 1.0
+        parts = streams(work, [members for members, _ in links])
+        found = [*links, *(_together([links[at] for at in part]) for part in parts)]
+        whole, *rest = runs.errors(
+            samples[:LINK_SAMPLES], [frozenset(), *(nodes for _, nodes in found)]
+        )
         lost = [(whole - error) / whole if whole else 0.0 for error in rest]
+        for at, part in enumerate(parts, start=len(links)):
+            lost[at] -= sum(max(0.0, lost[link]) for link in part)
         groups = chunks(
             joined(
                 [own / total for own in work],
-                [(members, share) for (members, _), share in zip(links, lost, strict=True)],
+                [(members, share) for (members, _), share in zip(found, lost, strict=True)],
             )
         )
         members = [[unit for group in chunk for unit in group] for chunk in groups]
@@ -98,6 +106,29 @@ def joined(
         if share >= max(LEAST_SHARE, sum(work[unit] for unit in together)):
             group_of.update(dict.fromkeys(together, together))
     return sorted({tuple(sorted(group)) for group in group_of.values()})
+
+
+def streams(work: Sequence[float], links: Sequence[frozenset[int]]) -> list[list[int]]:
+    """Links that operators without any work hand on to one another; only where there are several.
+
+    >>> streams([0.5, 0.0, 0.5], [frozenset({0, 1}), frozenset({1, 2}), frozenset({2})])
+    [[0, 1]]
+    """
+    found: list[tuple[set[int], list[int]]] = []
+    for at, members in enumerate(links):
+        own = {unit for unit in members if not work[unit]}
+        met = [entry for entry in found if entry[0] & own]
+        found = [entry for entry in found if entry not in met]
+        units = own.union(*(units for units, _ in met))
+        found.append((units, sorted([at, *(link for _, known in met for link in known)])))
+    return sorted(part for _, part in found if len(part) > 1)
+
+
+def _together(links: Sequence[Link]) -> Link:
+    return (
+        frozenset[int]().union(*(members for members, _ in links)),
+        frozenset[str]().union(*(nodes for _, nodes in links)),
+    )
 
 
 class _Runs:
