@@ -297,7 +297,7 @@ def test_each_operator_is_computed_in_its_own_precision(case: Any) -> None:
 
 def test_what_a_recipe_ignores_is_computed_in_floats() -> None:
     costs = [dataclasses.replace(_cost(10**10), name=f"conv{index}") for index in range(4)]
-    profile = find("snapdragon-8-gen-3", ())
+    profile = find("n100", ())
 
     def value(*ignored: str) -> float:
         quantisation = {"method": "pt2e", "ignored": list(ignored)}

@@ -217,10 +217,12 @@ def test_a_phone_gets_int8_that_keeps_what_is_fragile_in_floats(tmp_path: Path) 
     (result,) = summary.results
     int8 = next(c for c in result.candidates if c.identifier.rsplit("-", 1)[0].endswith("int8"))
     assert int8.accuracy is not None
-    chosen = next(c for c in result.candidates if c.identifier == result.selected)
-    assert "int8-mixed" in chosen.identifier
+    assert int8.accuracy.drop > 0.001
+    assert int8.identifier not in result.ladder
+    # The profile has no rates, so nothing says that it is faster: the phone tries both.
     assert (result.verdict, result.selected_by) == ("unproven", "estimate")
-    f32 = next(c for c in result.candidates if c.precision == "f32")
-    assert chosen.size_bytes < f32.size_bytes
-    session = load(tmp_path / "out" / "trap" / result.variant)
-    assert session.run({"image": np.zeros((1, 3, 16, 16), np.float32)})["output"].shape == (1, 8)
+    ladder = {c.identifier: c for c in result.candidates if c.identifier in result.ladder}
+    f32 = next(c for c in ladder.values() if c.precision == "f32")
+    first = next(c for name, c in ladder.items() if "int8-mixed" in name)
+    assert first.accuracy.drop < 0.001
+    assert first.size_bytes < 0.6 * f32.size_bytes
