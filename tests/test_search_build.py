@@ -217,7 +217,6 @@ def test_a_phone_gets_int8_that_keeps_what_is_fragile_in_floats(tmp_path: Path) 
     (result,) = summary.results
     int8 = next(c for c in result.candidates if c.identifier.rsplit("-", 1)[0].endswith("int8"))
     assert int8.accuracy is not None
-    print([(c.identifier, c.status, c.accuracy and c.accuracy.drop, c.size_bytes, c.reason) for c in result.candidates], result.ladder)
     assert int8.accuracy.drop > 0.001
     assert int8.identifier not in result.ladder
     # The profile has no rates, so nothing says that it is faster: the phone tries both.
@@ -225,6 +224,5 @@ def test_a_phone_gets_int8_that_keeps_what_is_fragile_in_floats(tmp_path: Path) 
     ladder = {c.identifier: c for c in result.candidates if c.identifier in result.ladder}
     f32 = next(c for c in ladder.values() if c.precision == "f32")
     first = next(c for name, c in ladder.items() if "int8-mixed" in name)
-    print([(c.identifier, c.status, c.accuracy, c.size_bytes, c.reason) for c in result.candidates])
     assert first.accuracy.drop < 0.001
     assert first.size_bytes < 0.6 * f32.size_bytes
