@@ -60,6 +60,8 @@ class OpCost:
     """How many such products: a convolution's groups, a batch of products, attention's heads."""
     taps: int = 1
     """Of a convolution: the places of the input that one filter covers, 9 for 3x3."""
+    name: str = ""
+    """What it makes is called so in the program; a recipe's `ignored` may name it."""
 
     @property
     def input_bytes(self) -> int:

@@ -20,6 +20,8 @@ from targets.recipes import is_transformer, share
 
 MOST_BATCHED = 64
 """Times a dim's opt value: beyond that, latency is another order of magnitude."""
+_RANKED: Mapping[str, str] = {"openvino": "nncf", "executorch": "pt2e"}
+"""Toolchain that has `sensitivities` -> the method whose operators it ranks."""
 SMOOTHED = (95, 80, 65, 50, 35, "off")
 """SmoothQuant's alphas that a sampler draws from, in hundredths; NNCF's default first."""
 BF16 = ("avx512_bf16", "amx_bf16")
@@ -89,11 +91,17 @@ def settings(recipe: Recipe, program: Program) -> Iterator[Recipe]:
         yield from _static_settings(recipe)
 
 
+def is_walkable(recipe: Recipe) -> bool:
+    """Can its toolchain rank its operators, and leave some of them in floating point?"""
+    method = (recipe.quantisation or {}).get("method")
+    return method is not None and _RANKED.get(recipe.toolchain) == method
+
+
 def keeping(recipe: Recipe, names: tuple[str, ...]) -> Recipe:
     """The same recipe with these operators left in floating point.
 
     Args:
-        recipe: quantised by NNCF.
+        recipe: one that `is_walkable`.
         names: of operators, as the toolchain's `sensitivities` gave them.
     """
     quantisation = {**(recipe.quantisation or {}), "ignored": sorted(names)}
@@ -101,7 +109,12 @@ def keeping(recipe: Recipe, names: tuple[str, ...]) -> Recipe:
 
 
 def space(recipe: Recipe) -> dict[str, tuple[Any, ...]]:
-    """What a sampler may choose of NNCF's int8: a setting -> its values, the default first."""
+    """What a sampler may choose: a setting -> its values, the default first.
+
+    Only NNCF for OpenVINO has settings that are worth it; for all else the space is empty.
+    """
+    if not is_walkable(recipe) or recipe.toolchain != "openvino":
+        return {}
     names = ["preset", "ranges", "bias_correction"]
     found = {name: nncf_int8.CHOICES[name] for name in names}
     if (recipe.quantisation or {}).get("model_type") == "transformer":

@@ -295,6 +295,19 @@ def test_each_operator_is_computed_in_its_own_precision(case: Any) -> None:
     assert found.value == pytest.approx(10**11 / (0.5 * gflops * 1e6) + fixed)
 
 
+def test_what_a_recipe_ignores_is_computed_in_floats() -> None:
+    costs = [dataclasses.replace(_cost(10**10), name=f"conv{index}") for index in range(4)]
+    profile = find("n100", ())
+
+    def value(*ignored: str) -> float:
+        quantisation = {"method": "pt2e", "ignored": list(ignored)}
+        return _latency(_program(costs), profile, _recipe("int8", quantisation=quantisation)).value
+
+    plain = _latency(_program(costs), profile, _recipe("f32")).value
+    assert value() < value("conv0") < value("conv0", "conv1") < plain
+    assert value(*(f"conv{index}" for index in range(4))) == pytest.approx(plain)
+
+
 @pytest.mark.parametrize(("rest", "ratio"), [("f32", 4.0), ("f16", 2.0), (None, 1.0)])
 def test_quantisers_leave_norms_in_floating_point(rest: str | None, ratio: float) -> None:
     profile, own = find("core-ultra-155h", ()), DEFAULT.engines["cpu"]

@@ -8,9 +8,10 @@ import pytest
 
 from sdk.search.moves import next_moves, to_rank
 from sdk.search.sampler import AT_A_TIME, IN_VAIN, draws
-from sdk.search.standing import Attempt, Standing
+from sdk.search.standing import Attempt, Move, Standing
 from targets import variations
 from targets.interface import Recipe, Sensitivity
+from targets.recipes import executorch
 from tests.test_prune import program
 from tests.test_search import GROUPS, INT8, VNNI, World, attempt, begin, kept, losing
 
@@ -77,6 +78,19 @@ def test_draws_that_are_long_in_vain_end() -> None:
 
 def test_nothing_is_drawn_where_nothing_had_to_be_walked() -> None:
     assert drawn(play(losing(0))[1]) == []
+
+
+def test_what_has_no_settings_is_not_drawn_and_does_not_hide_what_has() -> None:
+    static = executorch("xnnpack", "int8", quantisation={"method": "pt2e", "samples": 8})
+    assert variations.space(static) == {}
+    world = losing(5)
+    first = attempt(Move(recipe=static, kind="plan"), world)
+    alone = dataclasses.replace(begin(world), attempts=(first,))
+    assert draws(alone, {static.digest: GROUPS}, 0) == ()
+    both = dataclasses.replace(alone, attempts=(first, *begin(world).attempts))
+    found = draws(both, {static.digest: GROUPS, INT8.digest: GROUPS}, 0)
+    assert found
+    assert {move.parent for move in found} == {INT8.digest}
 
 
 def test_a_recipe_has_one_place_and_a_place_one_recipe() -> None:

@@ -11,9 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import targets
 from agent.calls import ONE_AT_A_TIME, calls_of
 from agent.errors import UsageError
 from agent.manifest import Signature, TensorSpec
+from profiles import find
+from sdk.estimate import estimate
 from sdk.objective import OBJECTIVES, Figures, Objective, cost, must_be_small
 from sdk.plan import Candidate
 from sdk.search.clock import Clock, counted, seconds, spoken
@@ -22,8 +25,8 @@ from sdk.search.moves import files_of, in_order, next_kept, next_moves, to_rank
 from sdk.search.standing import Attempt, Move, Standing
 from sdk.select import Status
 from targets import variations
-from targets.interface import Program, Recipe, Sensitivity
-from targets.recipes import nncf, onnxruntime, openvino
+from targets.interface import OpCost, Program, Ranking, Recipe, Sensitivity
+from targets.recipes import executorch, nncf, onnxruntime, openvino
 from tests.test_prune import program
 from tests.test_select import PROFILE, result
 
@@ -398,6 +401,71 @@ def test_a_mixed_recipe_names_what_it_keeps() -> None:
     assert mixed.quantisation["ignored"] == ["a", "b"]
     assert mixed.name.startswith("openvino-int8-mixed2-")
     assert mixed.digest == variations.keeping(INT8, ("a", "b")).digest
+
+
+def test_what_can_be_walked_is_what_a_toolchain_ranks() -> None:
+    static = executorch("xnnpack", "int8", quantisation={"method": "pt2e", "samples": 8})
+    dynamic = executorch("xnnpack", "int8", quantisation={"method": "dynamic"})
+    weights = dataclasses.replace(INT8, quantisation={"method": "weights"})
+    other = dataclasses.replace(INT8, toolchain="tensorrt", format="tensorrt")
+    for recipe in (INT8, static):
+        assert variations.is_walkable(recipe)
+        assert isinstance(targets.toolchain(recipe.toolchain), Ranking)
+    for recipe in (F32, dynamic, weights, other):
+        assert not variations.is_walkable(recipe)
+
+
+STATIC = executorch("xnnpack", "int8", quantisation={"method": "pt2e", "samples": 8})
+LAYERS = dataclasses.replace(
+    program(),
+    costs=tuple(
+        OpCost(
+            op="aten.conv2d.default", kind="conv", flops=10**8, bytes=10**5, name=f"layer{index}"
+        )
+        for index in range(24)
+    ),
+)
+
+
+@pytest.mark.parametrize("needed", [1, 3, 9])
+@pytest.mark.parametrize("device", ["n100", "snapdragon-8-gen-3"])
+def test_what_cannot_be_measured_is_walked_by_its_accuracy_and_its_estimate(
+    device: str, needed: int
+) -> None:
+    """Estimates for the one know what is kept in floats; for the other there are none."""
+    profile = find(device, ())
+
+    def tried(move: Move) -> Attempt:
+        recipe = move.recipe
+        loses = recipe.precision == "int8" and kept(recipe) < needed
+        found = result(recipe.name, None, selection=0.2 if loses else 0.0)
+        found = dataclasses.replace(
+            found,
+            candidate=Candidate(model="net", profile=profile, recipe=recipe),
+            estimate=estimate(LAYERS, profile, recipe),
+        )
+        return Attempt(move=move, result=found)
+
+    plan = (executorch("xnnpack", "f32"), STATIC)
+    standing = Standing(
+        attempts=tuple(tried(Move(recipe=recipe, kind="plan")) for recipe in plan),
+        limits=LIMITS,
+        objective="latency",
+        measurable=False,
+    )
+    assert [recipe.digest for recipe in to_rank(standing)] == [STATIC.digest]
+    ranked = {STATIC.digest: GROUPS}
+    while moves := [
+        move for move in next_moves(standing, LAYERS, profile, ranked, 0) if move.kind == "mixed"
+    ]:
+        new = tuple(map(tried, moves))
+        standing = dataclasses.replace(standing, attempts=(*standing.attempts, *new))
+    mixed = [one for one in standing.attempts if one.move.kind == "mixed"]
+    fewest = min(one.move.kept for one in mixed if standing.is_accurate(one))
+    assert needed <= fewest <= needed + 1
+    best = standing.best()
+    assert best is not None
+    assert math.isinf(standing.cost(best)) or best.move.kept == fewest
 
 
 def test_drops_without_a_limit_or_without_samples_speak_against_nobody() -> None:

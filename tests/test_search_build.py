@@ -172,3 +172,80 @@ def test_wrong_words_are_refused_before_anything_begins(tmp_path: Path) -> None:
         found = sdk("build", str(tmp_path), *arguments)
         assert found.returncode == 2
         assert telling in found.stderr
+
+
+TRAP = """
+import torch
+from torch import nn
+
+
+class Trap(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 16, 3, padding=1)
+        self.large = nn.Conv2d(16, 8, 1)
+        self.fragile = nn.Conv2d(8, 16, 1)
+        self.third = nn.Conv2d(16, 64, 3, padding=1)
+        self.last = nn.Linear(64, 8)
+        with torch.no_grad():
+            self.large.weight[0] *= 1000
+            self.fragile.weight[:, 0] /= 1000
+
+    def forward(self, image):
+        x = torch.relu(self.fragile(self.large(torch.relu(self.first(image)))))
+        return self.last(torch.relu(self.third(x)).mean(dim=(2, 3)))
+
+
+def make():
+    torch.manual_seed(0)
+    return Trap()
+"""
+TRAP_DATA = """
+import numpy as np
+
+
+def samples():
+    random = np.random.default_rng(1)
+    for i in range(300):
+        yield f"s{i}", {"image": random.standard_normal((1, 3, 16, 16)).astype(np.float32)}
+"""
+TRAP_PROJECT = """
+[model]
+name = "trap"
+source = "model.py:make"
+
+[[inputs]]
+name = "image"
+dtype = "float32"
+shape = [1, 3, 16, 16]
+
+[data]
+samples = "data.py:samples"
+
+[limits]
+accuracy_drop = 0.001
+"""
+
+
+def test_a_phone_gets_int8_that_keeps_what_is_fragile_in_floats(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    for name, text in {
+        "model.py": TRAP,
+        "data.py": TRAP_DATA,
+        "sdk.toml": TRAP_PROJECT,
+    }.items():
+        (project / name).write_text(text)
+    summary = api.build(project, targets=["mobile"], out=tmp_path / "out", budget_s=600.0)
+    (result,) = summary.results
+    int8 = next(c for c in result.candidates if c.identifier.rsplit("-", 1)[0].endswith("int8"))
+    assert int8.accuracy is not None
+    assert int8.accuracy.drop > 0.001
+    assert int8.identifier not in result.ladder
+    # The profile has no rates, so nothing says that it is faster: the phone tries both.
+    assert (result.verdict, result.selected_by) == ("unproven", "estimate")
+    ladder = {c.identifier: c for c in result.candidates if c.identifier in result.ladder}
+    f32 = next(c for c in ladder.values() if c.precision == "f32")
+    first = next(c for name, c in ladder.items() if "int8-mixed" in name)
+    assert first.accuracy.drop < 0.001
+    assert first.size_bytes < 0.6 * f32.size_bytes

@@ -119,7 +119,8 @@ def costs(graph: Graph) -> tuple[OpCost, ...]:
             continue
         weights = sum(graph.elements(name) for name in operator.reads if name in constants)
         cost = operator_cost(operator.op, inputs, outputs, ELEMENT_BYTES, weights)
-        found.append(dataclasses.replace(cost, fused=role != "kernel"))
+        name = operator.writes[0]
+        found.append(dataclasses.replace(cost, fused=role != "kernel", name=name))
     return tuple(found)
 
 

@@ -28,7 +28,8 @@ def computed_in(recipe: Recipe, cost: OpCost) -> str:
 
     Weights may be stored in f16 and computed in f32. Where weights alone are quantised, products
     are int8 only if the runtime quantises activations as they come. Quantised on the fly, only
-    products are quantised; quantised before, norms and attention's scores are not.
+    products are quantised; quantised before, norms and attention's scores are not, nor is what the
+    recipe ignores, where the toolchain names operators as the program does: ExecuTorch.
     """
     precision = recipe.precision
     quantisation = recipe.quantisation or {}
@@ -39,6 +40,8 @@ def computed_in(recipe: Recipe, cost: OpCost) -> str:
     if quantisation.get("method") == "weights":
         dynamic = bool(recipe.options.get("DYNAMIC_QUANTIZATION_GROUP_SIZE"))
         return "int8" if dynamic and cost.kind == "matmul" else carried_in(recipe)
+    if cost.name in quantisation.get("ignored", ()):
+        return rest if rest in ELEMENT_BYTES else "f32"
     if quantisation.get("method") == "dynamic" and cost.kind not in ("matmul", "recurrent"):
         return "f32"
     if quantisation and rest in ELEMENT_BYTES and plain_name(cost.op) in _FLOATING:

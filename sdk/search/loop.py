@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 from agent.bench import Budget
@@ -139,7 +140,9 @@ class _Search:
             known.pop(entry.candidate.recipe.digest) if result is None else result
             for entry, result in zip(self._planned, refused, strict=True)
         ]
-        selection = select([*ordered, *known.values()], self._job.limits, self._job.objective)
+        # Of what no estimate tells apart, the smaller one has more in narrow numbers.
+        found = sorted(known.values(), key=lambda result: result.size_bytes or math.inf)
+        selection = select([*ordered, *found], self._job.limits, self._job.objective)
         return dataclasses.replace(selection, search=self._record())
 
     def _next(self) -> tuple[Move, ...]:

@@ -25,7 +25,7 @@ from targets.interface import Program, Recipe, Sensitivity
 LEADERS = 2
 """How many leaders are tuned at a time."""
 WORTH = 0.97
-"""A quantised candidate is mended only if it takes at most this share of the leader's time."""
+"""What is quantised is mended only if it takes at most this share of the leader's time."""
 WALK_ENDS = 16
 """A walk over n groups ends when fewer than n over this are between too few and enough."""
 
@@ -182,8 +182,12 @@ def _to_mend(standing: Standing, kinds: tuple[Kind, ...]) -> list[Attempt]:
 
 
 def _pays(attempt: Attempt, standing: Standing) -> bool:
+    """Is it so much faster? Where nothing is measured it is enough that no estimate denies it."""
     best = standing.best()
-    return best is None or standing.cost(attempt) < WORTH * standing.cost(best)
+    if best is None:
+        return True
+    own, least = standing.cost(attempt), standing.cost(best)
+    return own < WORTH * least if standing.measurable else own <= least
 
 
 def _roots(standing: Standing) -> list[Attempt]:
@@ -191,7 +195,7 @@ def _roots(standing: Standing) -> list[Attempt]:
     found: dict[tuple[str, str], Attempt] = {}
     for one in sorted(_to_mend(standing, ("plan", "setting")), key=_drop):
         recipe = one.move.recipe
-        if (recipe.quantisation or {}).get("method") == "nncf":
+        if variations.is_walkable(recipe):
             found.setdefault((recipe.format, recipe.engine), one)
     return list(found.values())
 

@@ -30,12 +30,21 @@ _OVER = 2.0  # what is over the limit counts as that many times the slowest, and
 def draws(standing: Standing, ranked: Ranked, seed: int) -> tuple[Move, ...]:
     """The next heat; empty where no walk has been, or where draws have long been in vain.
 
+    A quantiser without settings leaves nothing to draw that its walk has not tried.
+
     Args:
         standing: what was tried, and what came of it.
         ranked: digest of a quantised recipe -> its groups of operators.
         seed: of the sampler.
     """
-    root = next((one for one in standing.attempts if ranked.get(one.digest)), None)
+    root = next(
+        (
+            one
+            for one in standing.attempts
+            if ranked.get(one.digest) and variations.space(one.move.recipe)
+        ),
+        None,
+    )
     if root is None or _in_vain(standing):
         return ()
     space = _Space(root.move.recipe, in_order(ranked[root.digest]))

@@ -9,7 +9,6 @@ manifest, which holds no others.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ from agent.errors import ToolchainError
 from agent.sessions.openvino import without_telemetry
 from agent.tensors import Array
 from targets.interface import Calibration, Problem
+from targets.lowering.ignored import ignored_names, ignored_problems
 from targets.lowering.vendor import summary, vendor_errors
 
 CHOICES: Mapping[str, tuple[Any, ...]] = {
@@ -75,15 +75,6 @@ def problems(
     samples = chosen.get("samples", SAMPLES)
     if not is_whole(samples) or samples < 1:
         yield Problem(what="it takes a whole number from 1 on", where=f"samples {samples!r}")
-
-
-def ignored_problems(chosen: Mapping[str, Any]) -> Iterator[Problem]:
-    """What speaks against the form of `ignored`; whether the names exist is known later."""
-    ignored = chosen.get("ignored", ())
-    if not isinstance(ignored, (list, tuple)) or not all(
-        isinstance(name, str) and name for name in ignored
-    ):
-        yield Problem(what="it takes a list of operators' names", where=f"ignored {ignored!r}")
 
 
 def sample_count(chosen: Mapping[str, Any], calibration: Calibration) -> int:
@@ -157,17 +148,7 @@ def ignored_scope(chosen: Mapping[str, Any], names: Collection[str]) -> Any:
     """
     import nncf
 
-    ignored = list(chosen.get("ignored", ()))
-    for name in ignored:
-        if name not in names:
-            near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-            raise ToolchainError(
-                f"`ignored` names {name!r}, and none of the model's {len(names)} operators is "
-                "called so.",
-                cause="The name is of another model, or of another converter's release.",
-                remedy=f"Close to it are {', '.join(near)}." if near else "Look at its names.",
-            )
-    return nncf.IgnoredScope(names=ignored)
+    return nncf.IgnoredScope(names=ignored_names(chosen, names))
 
 
 def is_whole(value: Any) -> bool:

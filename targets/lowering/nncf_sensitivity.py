@@ -14,10 +14,8 @@ import numpy as np
 
 from agent.tensors import Array
 from targets.interface import Sensitivity
+from targets.lowering.groups import chunks, ranked, squares, worst_error
 from targets.lowering.vendor import vendor_errors
-
-MOST_GROUPS = 40
-"""Each is a model to compile and run: where there are more, neighbours are taken together."""
 
 
 def sensitivities(
@@ -50,11 +48,7 @@ def sensitivities(
         for operators, reverted in _reverted(original, quantised):
             rest = _error(_answers(core, reverted, inputs), reference)
             found.append((operators, whole - rest, sum(work.get(n, 0.0) for n in operators)))
-    total = sum(own for _, _, own in found) or 1.0
-    return tuple(
-        Sensitivity(operators=operators, error=error, work=own / total)
-        for operators, error, own in found
-    )
+    return ranked(found)
 
 
 def multiply_accumulates(model: Any) -> dict[str, float]:
@@ -101,7 +95,7 @@ def _reverted(original: Any, quantised: Any) -> Any:
         build_graph(original), graph, original, backend
     )
     groups = Ranker(1, None, backend, None).find_groups_of_quantizers_to_rank(graph)
-    for chunk in _chunks([group for group in reversed(groups) if group.operations]):
+    for chunk in chunks([group for group in reversed(groups) if group.operations]):
         operations = [node for group in chunk for node in group.operations]
         yield (
             tuple(dict.fromkeys(node.node_name for node in operations)),
@@ -118,12 +112,6 @@ def _reverted(original: Any, quantised: Any) -> Any:
         )
 
 
-def _chunks(groups: list[Any]) -> list[list[Any]]:
-    """Neighbours together, so that there are at most `MOST_GROUPS`."""
-    size = -(-len(groups) // MOST_GROUPS) or 1
-    return [groups[start : start + size] for start in range(0, len(groups), size)]
-
-
 def _answers(core: Any, model: Any, inputs: Sequence[Mapping[str, Array]]) -> list[list[Array]]:
     request = core.compile_model(
         model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
@@ -135,12 +123,6 @@ def _answers(core: Any, model: Any, inputs: Sequence[Mapping[str, Array]]) -> li
 
 
 def _error(answers: list[list[Array]], reference: list[list[Array]]) -> float:
-    """Squared error over squared signal, of the worst output."""
-    worst = 0.0
-    for output in zip(
-        *[zip(a, r, strict=True) for a, r in zip(answers, reference, strict=True)], strict=True
-    ):
-        signal = sum(float(np.square(expected).sum()) for _, expected in output)
-        noise = sum(float(np.square(answer - expected).sum()) for answer, expected in output)
-        worst = max(worst, noise / signal if signal else 0.0)
-    return worst
+    """Over all samples, of the worst output."""
+    pairs = zip(answers, reference, strict=True)
+    return worst_error(np.sum([squares(*pair) for pair in pairs], axis=0))

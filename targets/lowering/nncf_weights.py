@@ -18,7 +18,8 @@ from typing import Any
 from agent.errors import ToolchainError
 from agent.sessions.openvino import without_telemetry
 from targets.interface import Problem, Program, plain_name
-from targets.lowering.nncf_int8 import ignored_problems, ignored_scope, is_whole
+from targets.lowering.ignored import ignored_problems
+from targets.lowering.nncf_int8 import ignored_scope, is_whole
 from targets.lowering.vendor import vendor_errors
 
 CHOICES: Mapping[str, tuple[Any, ...]] = {

@@ -6,12 +6,16 @@ SmoothQuant where `smooth_quant` says so): it helps nets with uneven channels, a
 `dynamic` takes the scales of linear layers' activations from each input as it comes, and quantises
 nothing else: it needs no data, and transformers keep their accuracy where static int8 loses it.
 The result is exported again with the program's own dims, so it stays as dynamic as it was.
+
+`ignored` names nodes of the program's graph that stay in floating point. An activation is rounded
+as long as its producer or one of its readers is quantised: neighbours gain most together.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -21,11 +25,12 @@ from agent.manifest import Signature
 from agent.tensors import Array
 from targets.interface import Calibration
 from targets.lowering.export import dynamic_shapes
+from targets.lowering.ignored import ignored_names
 from targets.lowering.vendor import vendor_errors
 
 STATIC = ("pt2e", "nncf-pt2e")
 METHODS = (*STATIC, "dynamic")
-SETTINGS = ("method", "samples", "per_channel", "smooth_quant")
+SETTINGS = ("method", "samples", "per_channel", "smooth_quant", "ignored")
 
 
 def quantise_pt2e(
@@ -39,12 +44,13 @@ def quantise_pt2e(
     Args:
         exported: a `torch.export.ExportedProgram`; it is not changed.
         signature: names and dims of its inputs, in their order.
-        settings: {method, samples, per_channel (default true), smooth_quant (default false)};
-            `dynamic` has no samples.
+        settings: {method, samples, per_channel (default true), smooth_quant (default false),
+            ignored (default none)}; `dynamic` has no samples.
         calibration: the inputs; the first `samples` of them are used.
 
     Raises:
-        ToolchainError: there is no data, or the quantiser refuses the program.
+        ToolchainError: there is no data, the quantiser refuses the program, or the program has no
+            operator of a name in `ignored`.
     """
     import torch
 
@@ -54,23 +60,17 @@ def quantise_pt2e(
             cause="The project has no [data], so activations have no known range.",
             remedy="Add [data] samples to sdk.toml, or build without int8.",
         )
-    with vendor_errors(
-        f"The model cannot be quantised with {settings['method']}",
-        cause="An operator of it is not known to XNNPACK's quantiser, or a sample does not fit.",
-        remedy=f"Build with another method ({', '.join(METHODS)}), or without int8.",
-    ):
+    with _refusals(settings):
         # The guards would refuse the observers' calls at sizes that they themselves allow.
         module = exported.module(check_guards=False)
+        ignored_names(settings, _operator_names(module))
         with torch.no_grad():
             if settings["method"] == "dynamic":
                 # The weights' own ranges are read when the observers run, whatever the input.
                 module = _with_torchao(module, settings, [exported.example_inputs[0]])
             else:
                 assert calibration is not None
-                used = [
-                    _tensors(inputs, signature)
-                    for inputs in itertools.islice(calibration, int(settings["samples"]))
-                ]
+                used = _used(signature, settings, calibration)
                 quantised = _with_nncf if settings["method"] == "nncf-pt2e" else _with_torchao
                 module = quantised(module, settings, used)
             return torch.export.export(
@@ -78,15 +78,72 @@ def quantise_pt2e(
             )
 
 
+def reference_pt2e(
+    exported: Any, signature: Signature, settings: Mapping[str, Any], calibration: Calibration
+) -> Any:
+    """What torchao's static method makes, as a graph module that rounds and computes in floats.
+
+    Weights, too, are floats behind a pair of quantise and dequantise.
+
+    Args:
+        exported: a `torch.export.ExportedProgram`; it is not changed.
+        signature: names and dims of its inputs, in their order.
+        settings: as for `quantise_pt2e`.
+        calibration: the inputs; the first `samples` of them are used.
+
+    Raises:
+        ToolchainError: the quantiser refuses the program.
+    """
+    import torch
+
+    with _refusals(settings), torch.no_grad():
+        module = exported.module(check_guards=False)
+        used = _used(signature, settings, calibration)
+        return _with_torchao(module, settings, used, folded=False)
+
+
+def tensors(inputs: Mapping[str, Array], signature: Signature) -> tuple[Any, ...]:
+    """A sample as torch takes it, in the signature's order."""
+    import torch
+
+    # Copies: the arrays may be read-only maps of a file, which torch warns about.
+    return tuple(torch.from_numpy(np.array(inputs[spec.name])) for spec in signature.inputs)
+
+
+def _refusals(settings: Mapping[str, Any]) -> AbstractContextManager[None]:
+    return vendor_errors(
+        f"The model cannot be quantised with {settings['method']}",
+        cause="An operator of it is not known to XNNPACK's quantiser, or a sample does not fit.",
+        remedy=f"Build with another method ({', '.join(METHODS)}), or without int8.",
+    )
+
+
+def _used(
+    signature: Signature, settings: Mapping[str, Any], calibration: Calibration
+) -> list[tuple[Any, ...]]:
+    return [
+        tensors(inputs, signature)
+        for inputs in itertools.islice(calibration, int(settings["samples"]))
+    ]
+
+
+def _operator_names(module: Any) -> list[str]:
+    return [node.name for node in module.graph.nodes if node.op == "call_function"]
+
+
 def _with_torchao(
-    module: Any, settings: Mapping[str, Any], inputs: Sequence[tuple[Any, ...]]
+    module: Any,
+    settings: Mapping[str, Any],
+    inputs: Sequence[tuple[Any, ...]],
+    *,
+    folded: bool = True,
 ) -> Any:
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     observed = prepare_pt2e(module, _quantizer(settings))
     for arguments in inputs:
         observed(*arguments)
-    return convert_pt2e(observed)
+    return convert_pt2e(observed, fold_quantize=folded)
 
 
 def _with_nncf(module: Any, settings: Mapping[str, Any], inputs: Sequence[tuple[Any, ...]]) -> Any:
@@ -110,16 +167,22 @@ def _quantizer(settings: Mapping[str, Any]) -> Any:
         XNNPACKQuantizer,
         get_symmetric_quantization_config,
     )
+    from torchao.quantization.pt2e.quantizer import QuantizationAnnotation
+    from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
     config = get_symmetric_quantization_config(
         is_per_channel=bool(settings.get("per_channel", True)),
         is_dynamic=settings["method"] == "dynamic",
     )
-    return XNNPACKQuantizer().set_global(config)
+    ignored = frozenset(settings.get("ignored", ()))
 
+    class Quantizer(XNNPACKQuantizer):  # type: ignore[misc]
+        """One that does not look at what is ignored; a filter function misses `cat`."""
 
-def _tensors(inputs: Mapping[str, Array], signature: Signature) -> tuple[Any, ...]:
-    import torch
+        def annotate(self, model: Any) -> Any:
+            for node in model.graph.nodes:
+                if node.name in ignored:
+                    node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(_annotated=True)
+            return super().annotate(model)
 
-    # Copies: the arrays may be read-only maps of a file, which torch warns about.
-    return tuple(torch.from_numpy(np.array(inputs[spec.name])) for spec in signature.inputs)
+    return Quantizer().set_global(config)

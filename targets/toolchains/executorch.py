@@ -1,7 +1,7 @@
 """ExecuTorch: an exported program to one `.pte` file, for XNNPACK, Vulkan or Core ML.
 
 Recipes: `backend` xnnpack (f32, int8), vulkan (f16) or coreml (f16). For int8, `quantisation` is
-{method, samples, per_channel, smooth_quant} (targets/lowering/pt2e.py tells the methods).
+{method, samples, per_channel, smooth_quant, ignored} (targets/lowering/pt2e.py tells the methods).
 Options: `threads` for the session; `minimum_deployment_target` (default iOS16, the oldest) for Core
 ML here.
 
@@ -10,6 +10,7 @@ What no delegate takes runs on portable kernels, which are slow: the share is in
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +19,20 @@ from typing import Any
 from agent.errors import ToolchainError
 from agent.files import storage_errors
 from agent.manifest import Runtime
-from targets.interface import Availability, Calibration, Lowered, Problem, Program, Recipe
+from targets.interface import (
+    Availability,
+    Calibration,
+    Lowered,
+    Problem,
+    Program,
+    Recipe,
+    Sensitivity,
+)
+from targets.lowering import pt2e_sensitivity
 from targets.lowering.export import load_exported
+from targets.lowering.ignored import ignored_problems
 from targets.lowering.partitioners import DEPLOYMENT_TARGETS, partitioner
-from targets.lowering.pt2e import METHODS, SETTINGS, STATIC, quantise_pt2e
+from targets.lowering.pt2e import METHODS, SETTINGS, STATIC, quantise_pt2e, reference_pt2e
 from targets.lowering.vendor import availability, vendor_errors, version_of
 
 NAME = "executorch"
@@ -40,6 +51,7 @@ _DTYPES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float
 _IDENTIFIER = b"ET12"  # of the .pte format, at byte 4; it has not changed since ExecuTorch 0.1
 _OPTIONS = ("threads", "minimum_deployment_target")
 _FILE = "program.pte"
+_RANKING_SAMPLES = 8  # each is run once for every group of operators
 
 
 def available() -> Availability:
@@ -103,6 +115,22 @@ def lower(program: Program, recipe: Recipe, calibration: Calibration | None, out
     )
 
 
+def sensitivities(
+    program: Program, recipe: Recipe, calibration: Calibration
+) -> tuple[Sensitivity, ...]:
+    """What static int8 of each group of operators costs, of those that can be left out together.
+
+    Raises:
+        ToolchainError: the quantiser refuses.
+    """
+    exported, settings = load_exported(program), dict(recipe.quantisation or {})
+    return pt2e_sensitivity.sensitivities(
+        reference_pt2e(exported, program.signature, settings, calibration),
+        program.signature,
+        list(itertools.islice(calibration, _RANKING_SAMPLES)),
+    )
+
+
 def _custom_operators(program: Program) -> Iterator[Problem]:
     for name in program.custom_ops:
         yield Problem(what="ExecuTorch has no kernel for this custom operator", where=name)
@@ -139,6 +167,7 @@ def _choices(recipe: Recipe, backend: str) -> Iterator[Problem]:
         )
     for setting in sorted(set(quantisation) - set(SETTINGS)):
         yield Problem(what=f"unknown setting; known are {', '.join(SETTINGS)}", where=setting)
+    yield from ignored_problems(quantisation)
     samples = quantisation.get("samples", 0)
     if quantisation.get("method") in STATIC and (not isinstance(samples, int) or samples < 1):
         yield Problem(what="static int8 needs samples of 1 or more", where="quantisation")
