@@ -157,7 +157,14 @@ def test_the_error_of_a_group_is_that_of_the_recipe_which_keeps_it(
 
 
 @vendors
-@pytest.mark.parametrize("method", ["pt2e", "nncf-pt2e", "dynamic"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "pt2e",
+        pytest.param("nncf-pt2e", marks=pytest.mark.long),
+        pytest.param("dynamic", marks=pytest.mark.long),
+    ],
+)
 def test_what_is_ignored_keeps_its_weights(
     method: str, program_of: Callable[[str], Program], tmp_path: Path
 ) -> None:
@@ -165,13 +172,13 @@ def test_what_is_ignored_keeps_its_weights(
     linear = [name for name in _operators(program) if name.startswith("linear")]
     recipe = _int8(method)
     sizes = []
-    for kept in ((), linear[:2], linear):
+    for kept in ((), linear[:2]):
         mixed = variations.keeping(recipe, tuple(kept)) if kept else recipe
         assert toolchain.supports(program, mixed) == []
         folder = tmp_path / str(len(kept))
         lowered = lower(Case(name="mixed", recipe=mixed), entry, program, folder)
         sizes.append((folder / lowered.files[0]).stat().st_size)
-    assert sizes[0] < sizes[1] < sizes[2]
+    assert sizes[0] < sizes[1]
 
 
 @vendors
