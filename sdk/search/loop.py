@@ -311,12 +311,15 @@ class _Search:
         return self._job.limits.get("accuracy_drop")
 
     def _rank(self) -> None:
-        """The sensitivities that a walk needs and nobody has asked for yet."""
+        """The sensitivities that a walk needs and nobody has asked for yet.
+
+        Half of what is left may go into one: without time for the walk it would be in vain.
+        """
         for recipe in to_rank(self._standing):
             if recipe.digest not in self._ranked and self._left() > 0:
                 ranks = isinstance(toolchain(recipe.toolchain), Ranking)
                 self._ranked[recipe.digest] = (
-                    sensitivities(self._runner, recipe, self._captured, self._left())
+                    sensitivities(self._runner, recipe, self._captured, self._left() / 2)
                     if ranks
                     else ()
                 )
