@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from agent import sessions
 from agent.codec import decode, pretty
-from benchmarks.rivals_contestant import extend
-from benchmarks.rivals_figures import (
+from benchmarks.rivals.contestant import extend
+from benchmarks.rivals.figures import (
     AGAIN,
     OURS,
     Entry,
@@ -171,7 +171,7 @@ def test_a_saved_result_reads_back_the_same() -> None:
 
 
 def test_a_rival_over_the_limit_stands_in_brackets_and_one_without_a_file_has_a_dash() -> None:
-    from benchmarks.rivals_page import everybody, summary
+    from benchmarks.rivals.page import everybody, summary
 
     (row,) = [line for line in everybody([NET]).splitlines() if line.startswith("| `net`")]
     assert "(0.500)" in row
@@ -183,7 +183,7 @@ def test_a_rival_over_the_limit_stands_in_brackets_and_one_without_a_file_has_a_
 
 
 def test_the_exhaustive_walk_tries_every_setting_and_every_number_of_groups() -> None:
-    from benchmarks.rivals_exhaustive import all_moves, all_to_rank
+    from benchmarks.rivals.exhaustive import all_moves, all_to_rank
     from targets.interface import Sensitivity
     from tests.test_search import VNNI, begin, losing, program
 
@@ -199,7 +199,7 @@ def test_the_exhaustive_walk_tries_every_setting_and_every_number_of_groups() ->
 
 
 def test_the_plot_is_svg_with_a_mark_for_each_contestant() -> None:
-    from benchmarks.rivals_page import plot, x_of
+    from benchmarks.rivals.page import plot, x_of
 
     root = ElementTree.fromstring(plot([NET]))
     titles = [found.text for found in root.iter("{http://www.w3.org/2000/svg}title")]
@@ -209,8 +209,8 @@ def test_the_plot_is_svg_with_a_mark_for_each_contestant() -> None:
 
 
 def test_every_rival_falls_back_on_f32_of_its_own_runtime() -> None:
-    from benchmarks.rivals_makers import RIVALS
-    from benchmarks.rivals_page import F32
+    from benchmarks.rivals.makers import RIVALS
+    from benchmarks.rivals.page import F32
 
     for rival in RIVALS.values():
         assert RIVALS[rival.fallback].format == rival.format
@@ -229,7 +229,7 @@ def test_the_benchmarks_session_is_found_beside_the_agents() -> None:
 
 
 def test_what_is_given_and_what_is_held_out_are_different_digits() -> None:
-    from benchmarks.rivals_data import digits
+    from benchmarks.rivals.data import digits
 
     given_labels, held_labels = (digits((1, 8, 8), part=p, copies=1) for p in ("given", "held out"))
     assert len(given_labels) + len(held_labels) + 600 == 1797
@@ -240,7 +240,7 @@ def test_what_is_given_and_what_is_held_out_are_different_digits() -> None:
 def test_spreading_channels_leaves_the_function_as_it_is() -> None:
     import torch
 
-    from benchmarks.rivals_nets import Separable, spread
+    from benchmarks.rivals.nets import Separable, spread
 
     torch.manual_seed(0)
     net = Separable().eval()
@@ -253,7 +253,7 @@ def test_spreading_channels_leaves_the_function_as_it_is() -> None:
 
 
 def test_a_model_says_what_it_is_given_as_bytes_or_as_caches(tmp_path: Path) -> None:
-    from benchmarks.rivals_data import Samples, load_samples
+    from benchmarks.rivals.data import Samples, load_samples
 
     made = Samples(
         inputs={

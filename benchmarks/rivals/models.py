@@ -19,8 +19,9 @@ from torch import nn
 
 from agent.manifest import Signature, TensorSpec
 from agent.tensors import TensorWriter
-from benchmarks import architectures, models, rivals_nets
-from benchmarks.rivals_data import (
+from benchmarks import architectures, models
+from benchmarks.rivals import nets
+from benchmarks.rivals.data import (
     PLACES,
     Samples,
     as_input,
@@ -74,7 +75,7 @@ def _trained(
         training = digits(shape, part="training", copies=3)
         (array,) = training.inputs.values()
         assert training.labels is not None
-        rivals_nets.fit(
+        nets.fit(
             net, torch.from_numpy(as_input(array)), torch.from_numpy(training.labels), epochs=epochs
         )
         if afterwards is not None:
@@ -101,7 +102,7 @@ def _seeded(
 ) -> Case:
     def weights(net: nn.Module) -> None:
         (array,) = textures(name, CENTRING, size, part="centring").inputs.values()
-        rivals_nets.settle(net, torch.from_numpy(as_input(array)))
+        nets.settle(net, torch.from_numpy(as_input(array)))
 
     return Case(
         make=make,
@@ -117,16 +118,16 @@ def _seeded(
 
 
 def _decoder(net: nn.Module) -> None:
-    assert isinstance(net, rivals_nets.Decoder)
+    assert isinstance(net, nets.Decoder)
     text = text_bytes(part="training")
-    rivals_nets.fit_decoder(net, text, steps=240)
+    nets.fit_decoder(net, text, steps=240)
     with torch.no_grad():  # all logits share how frequent the bytes are, which hides every error
         logits, _, _ = net.whole(text[: 20 * PLACES].reshape(20, PLACES))
         net.head.bias -= logits.mean((0, 1))
 
 
 def _steps(net: nn.Module, *, count: int, part: str) -> Samples:
-    assert isinstance(net, rivals_nets.Decoder)
+    assert isinstance(net, nets.Decoder)
     return steps(net, count, part=part)
 
 
@@ -138,7 +139,7 @@ def _outliers(net: nn.Module) -> None:
         factor = torch.ones(layer.num_features)
         factor[torch.randperm(layer.num_features, generator=random)[:3]] = 100.0
         factors.append(factor)
-    rivals_nets.spread(net, factors[:-1])
+    nets.spread(net, factors[:-1])
 
 
 def _ranges(net: nn.Module) -> None:
@@ -149,7 +150,7 @@ def _ranges(net: nn.Module) -> None:
         for layer in net.modules()
         if isinstance(layer, nn.BatchNorm2d)
     ]
-    rivals_nets.spread(net, factors[:-1])
+    nets.spread(net, factors[:-1])
 
 
 def _recurrent() -> nn.Module:
@@ -158,7 +159,7 @@ def _recurrent() -> nn.Module:
 
 CASES: dict[str, Case] = {
     "minilm": Case(
-        make=functools.partial(rivals_nets.example, "minilm"),
+        make=functools.partial(nets.example, "minilm"),
         weights=lambda net: net.load_state_dict(minilm_weights()) and None,
         given=lambda _: sentences(part="given"),
         held_out=lambda _: sentences(part="held out"),
@@ -167,7 +168,7 @@ CASES: dict[str, Case] = {
         transformer=True,
     ),
     "digits": _trained(
-        functools.partial(rivals_nets.example, "digits"), _IMAGE, "the example's CNN, 8x8, trained",
+        functools.partial(nets.example, "digits"), _IMAGE, "the example's CNN, 8x8, trained",
         epochs=24,
     ),
     "keyword": _trained(
@@ -189,10 +190,10 @@ CASES: dict[str, Case] = {
         "vit_tiny", models.VisionTransformer, "ViT-tiny, 224x224", transformer=True
     ),
     "detector": _seeded(
-        "detector", rivals_nets.RawDetector, "detector, three scales, 320x320", size=320
+        "detector", nets.RawDetector, "detector, three scales, 320x320", size=320
     ),
     "decoder": Case(
-        make=rivals_nets.Decoder,
+        make=nets.Decoder,
         weights=_decoder,
         given=functools.partial(_steps, count=1000, part="given"),
         held_out=functools.partial(_steps, count=300, part="held out"),
@@ -201,15 +202,15 @@ CASES: dict[str, Case] = {
         transformer=True,
     ),
     "trap_outliers": _trained(
-        rivals_nets.Plain, (1, 32, 32), "CNN with outlier channels, trained",
+        nets.Plain, (1, 32, 32), "CNN with outlier channels, trained",
         afterwards=_outliers, trap=True, epochs=4,
     ),
     "trap_ranges": _trained(
-        rivals_nets.Separable, (1, 64, 64), "depthwise net with wide ranges, trained",
+        nets.Separable, (1, 64, 64), "depthwise net with wide ranges, trained",
         afterwards=_ranges, trap=True, epochs=6,
     ),
     "trap_thin": _trained(
-        rivals_nets.Thin, (1, 64, 64), "hardly any products: int8 is slower, trained",
+        nets.Thin, (1, 64, 64), "hardly any products: int8 is slower, trained",
         trap=True, epochs=10,
     ),
 }  # fmt: skip

@@ -1,6 +1,6 @@
 """Every rival's files for one model, made in a fresh process by the vendor's own calls.
 
-`python -m benchmarks.rivals_makers RIVAL MODEL FOLDER`, where FOLDER is the model's. Options are
+`python -m benchmarks.rivals.makers RIVAL MODEL FOLDER`, where FOLDER is the model's. Options are
 the vendors' defaults. What their documentation asks for beyond them is done: ONNX Runtime's
 pre-processing before it quantises, and NNCF's model type of transformers. Nothing of `sdk` or
 `targets` takes part.
@@ -27,7 +27,7 @@ from agent.manifest import File, Runtime
 from agent.metrics import metric
 from agent.sessions.openvino import without_telemetry
 from agent.variant import VariantRecord, record_bytes
-from benchmarks.rivals_models import (
+from benchmarks.rivals.models import (
     CASES,
     LIMITS,
     answers,
@@ -232,7 +232,7 @@ def _olive(name: str, folder: Path, out: Path) -> str:
     if not python:
         raise SystemExit("no environment of Olive was named (--olive)")
     _onnx(name, folder, out)
-    script = Path(__file__).with_name("rivals_olive.py")
+    script = Path(__file__).with_name("olive_passes.py")
     given = [str(out / "model.onnx"), str(folder / "project"), str(CALIBRATION), str(out)]
     clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     subprocess.run([python, str(script), *given], check=True, env=clean, cwd=out)

@@ -12,7 +12,7 @@ from xml.sax.saxutils import escape
 
 from agent.codec import decode
 from agent.files import write_atomic
-from benchmarks.rivals_figures import (
+from benchmarks.rivals.figures import (
     AGAIN,
     OURS,
     Entry,
@@ -25,9 +25,10 @@ from benchmarks.rivals_figures import (
     solved,
     within,
 )
-from benchmarks.rivals_makers import RIVALS
+from benchmarks.rivals.makers import RIVALS
+from benchmarks.rivals.models import CASES
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "rivals.json"
 PAGE = ROOT / "docs" / "explanation" / "rivals.md"
 PLOT = PAGE.with_suffix(".svg")
@@ -59,6 +60,9 @@ def measured(document: Mapping[str, Any], models: Sequence[Model]) -> str:
         f"Measured on {document['date']}: {host.get('soc') or host['arch']}, {host['cores']} "
         f"cores; {versions}."
     )
+    left = [name for name in CASES if name not in {model.name for model in models}]
+    if left:
+        told += f" Of {len(CASES)} models these have not been run yet: {', '.join(left)}."
     parts = [told, summary(models), "## Per model", per_model(models)]
     parts += ["## Every contestant", everybody(models), "## The searches", searches(models)]
     return "\n\n".join(parts)

@@ -1,6 +1,6 @@
 """How accurate a variant is on samples that nobody was given: the same code for every contestant.
 
-`python -m benchmarks.rivals_judge VARIANT MODEL FOLDER` prints a line of JSON. What decides is the
+`python -m benchmarks.rivals.judge VARIANT MODEL FOLDER` prints a line of JSON. What decides is the
 drop as it was seen there, without a bound: a vendor's default makes no claim that a bound could
 hold it to.
 """
@@ -16,9 +16,9 @@ import numpy as np
 from agent.metrics import metric
 from agent.sessions import load
 from agent.tensors import read_tensors
-from benchmarks.rivals_contestant import extend
-from benchmarks.rivals_data import load_samples
-from benchmarks.rivals_models import CASES, LIMITS
+from benchmarks.rivals.contestant import extend
+from benchmarks.rivals.data import load_samples
+from benchmarks.rivals.models import CASES, LIMITS
 
 
 def judge(variant: Path, name: str, folder: Path) -> dict[str, float | bool]:

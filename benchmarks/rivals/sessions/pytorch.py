@@ -1,7 +1,7 @@
 """Run a network of this folder's neighbours in PyTorch itself, as it is or compiled.
 
 Option: `compile`. A session for this benchmark only: the agent's formats are those that devices
-run. `benchmarks.rivals_contestant` puts this folder beside the agent's own session modules.
+run. `benchmarks.rivals.contestant` puts this folder beside the agent's own session modules.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def load(path: Path, options: Mapping[str, Any], signature: Signature) -> _Sessi
 
     import torch
 
-    from benchmarks.rivals_models import network
+    from benchmarks.rivals.models import network
 
     net: Any = network(json.loads(path.read_text())["model"], path.parent)
     if options.get("compile"):

@@ -18,8 +18,8 @@ from unittest import mock
 
 from agent.codec import decode, pretty
 from agent.files import write_atomic
-from benchmarks.rivals_figures import Model
-from benchmarks.rivals_models import LIMITS
+from benchmarks.rivals.figures import Model
+from benchmarks.rivals.models import LIMITS
 from profiles import Profile
 from sdk import build
 from sdk.search.moves import Ranked, files_of, in_order

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from benchmarks.rivals_nets import EXAMPLES, PLACES, Decoder
+from benchmarks.rivals.nets import EXAMPLES, PLACES, Decoder
 
 TRAINING, GIVEN = 600, 600
 """Digits to train on and to give to a project; the other 597 are held out."""

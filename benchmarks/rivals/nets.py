@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from benchmarks.models import Detector, SqueezeExcite
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "docs" / "examples"
+EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
 VOCABULARY, PLACES = 256, 129
 """Bytes, and a context of 128 of them with one more to predict from."""
 

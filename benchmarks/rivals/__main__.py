@@ -27,10 +27,10 @@ from agent.codec import decode, pretty
 from agent.files import write_atomic
 from agent.identity import fingerprint
 from agent.variant import read_record
-from benchmarks.rivals_contestant import write_python
-from benchmarks.rivals_figures import AGAIN, OURS, Entry, Model, near, within
-from benchmarks.rivals_makers import RIVALS, describe, place
-from benchmarks.rivals_models import CASES, LIMITS, prepare
+from benchmarks.rivals.contestant import write_python
+from benchmarks.rivals.figures import AGAIN, OURS, Entry, Model, near, within
+from benchmarks.rivals.makers import RIVALS, describe, place
+from benchmarks.rivals.models import CASES, LIMITS, prepare
 from sdk import build
 from sdk.search.clock import seconds as parse_time
 from sdk.summary import Summary
@@ -84,7 +84,7 @@ def _made_and_judged(
     rival: str, name: str, folder: Path, environment: Mapping[str, str]
 ) -> dict[str, Any]:
     where = place(rival, folder)
-    failed = _run(["benchmarks.rivals_makers", rival, name, str(folder)], environment, where)
+    failed = _run(["benchmarks.rivals.makers", rival, name, str(folder)], environment, where)
     if failed:
         return {"failed": failed}
     judged = _judged(where, name, folder, environment)
@@ -98,7 +98,7 @@ def _made_and_judged(
 
 def _judged(where: Path, name: str, folder: Path, environment: Mapping[str, str]) -> dict[str, Any]:
     log = folder / "logs" / where.name
-    command = ["benchmarks.rivals_judge", str(where), name, str(folder)]
+    command = ["benchmarks.rivals.judge", str(where), name, str(folder)]
     failed = _run(command, environment, log)
     if failed:
         return {"failed": failed}
@@ -298,7 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("step", choices=("prepare", "run", "exhaust", "render"))
     parser.add_argument("--out", type=Path, required=True, help="models, files and results")
     parser.add_argument("--models", default=",".join(CASES), help="a,b: only these")
-    parser.add_argument("--budget", default="150s", help="of each search: 90s, 4m")
+    parser.add_argument("--budget", default="4m", help="of each search: 90s, 4m")
     parser.add_argument("--seconds", type=float, default=2.0, help="of runs of each contestant")
     parser.add_argument("--olive", help="the Python of Olive's environment")
     chosen = parser.parse_args(arguments)
@@ -315,11 +315,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         window = Budget(seconds_per_contestant=chosen.seconds)
         run_all(names, out, budget_s=parse_time(chosen.budget), window=window)
     elif chosen.step == "exhaust":
-        from benchmarks.rivals_exhaustive import exhaust_all
+        from benchmarks.rivals.exhaustive import exhaust_all
 
         exhaust_all([name for name in names if CASES[name].trap], out)
     else:
-        from benchmarks.rivals_page import write
+        from benchmarks.rivals.page import write
 
         write(gather(out))
 

@@ -2,7 +2,7 @@
 
 `agent.bench` lets every contestant name its own Python. The script that `write_python` writes is
 such a one: it gets the same arguments, starts the same child, and lets it find the sessions of
-rivals_sessions/ beside the agent's.
+sessions/ beside the agent's.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ HERE = Path(__file__).resolve().parent
 _SCRIPT = """#!{python}
 import sys
 sys.path[:] = [{root!r}, *(entry for entry in sys.path[1:] if entry)]
-from benchmarks.rivals_contestant import extend
+from benchmarks.rivals.contestant import extend
 extend()
 if sys.argv[1] == "-c":
     from agent.contestant import main
@@ -25,7 +25,7 @@ if sys.argv[1] == "-c":
 def write_python(path: Path) -> Path:
     """Write the script; returns its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(_SCRIPT.format(python=sys.executable, root=str(HERE.parent)))
+    path.write_text(_SCRIPT.format(python=sys.executable, root=str(HERE.parent.parent)))
     path.chmod(0o755)
     return path
 
@@ -34,6 +34,6 @@ def extend() -> None:
     """Let `agent.sessions` find the sessions of this benchmark."""
     from agent import sessions
 
-    folder = str(HERE / "rivals_sessions")
+    folder = str(HERE / "sessions")
     if folder not in sessions.__path__:
         sessions.__path__.append(folder)

@@ -1,6 +1,6 @@
 """Olive on an ONNX file: static int8 by its own workflow. Run by the Python of Olive's environment.
 
-`python rivals_olive.py MODEL.onnx SAMPLES COUNT OUT` imports nothing of this project: its pins of
+`python olive_passes.py MODEL.onnx SAMPLES COUNT OUT` imports nothing of this project: its pins of
 torch, numpy and others need not be ours. The samples are the project's `.npy` files; nothing is
 fetched from anywhere.
 """
