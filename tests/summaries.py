@@ -271,7 +271,7 @@ def searched() -> ProfileSummary:
                   size_bytes=None, reason="the budget ended before it was tried")
         for i in range(3)
     ]  # fmt: skip
-    tried = tuple(c.identifier.rsplit("/", 1)[-1] for c in (*found.candidates, *left))
+    tried = tuple(c.identifier.rsplit("/", 1)[-1] for c in found.candidates)
     heats = (
         Heat(tried=tried[:9], best=tried[0], cost=1.0, seconds=31.0),
         Heat(tried=tried[9:], best=tried[0], cost=None, seconds=29.5),

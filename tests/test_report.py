@@ -190,7 +190,7 @@ def test_a_search_is_told_in_one_sentence() -> None:
     told = words.account(summaries.searched())[-1]
     assert told == (
         "A search of 1 min 6 s tried 26 candidates in 2 heats; its 1 min 0 s of the budget ended "
-        "before all was tried, 3 of them never begun."
+        "before all was tried, 3 candidates never begun."
     )
     found = summaries.searched()
     assert found.search is not None

@@ -34,6 +34,7 @@ def test_a_budget_too_short_for_all_still_judges_the_baseline(tmp_path: Path) ->
     assert all("budget" in c.reason for c in untried)
     assert result.search is not None
     assert result.search.untried == len(untried)
+    assert sum(len(heat.tried) for heat in result.search.heats) == 1
     assert not result.search.ended
 
 

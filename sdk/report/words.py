@@ -135,14 +135,14 @@ def _search(result: ProfileSummary) -> str:
     found = result.search
     if found is None:
         return ""
-    tried = sum(len(heat.tried) for heat in found.heats) - found.untried
+    tried = sum(len(heat.tried) for heat in found.heats)
     told = (
         f"A search of {spoken(found.spent_s)} tried {counted(tried, 'candidate')} in "
         f"{counted(len(found.heats), 'heat')}"
     )
     if found.ended:
         return f"{told}; nothing was left to try."
-    left = f", {found.untried} of them never begun" if found.untried else ""
+    left = f", {counted(found.untried, 'candidate')} never begun" if found.untried else ""
     share = f"its {spoken(found.budget_s)} of the budget"
     return f"{told}; {share} ended before all was tried{left}."
 

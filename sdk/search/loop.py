@@ -10,7 +10,8 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 from agent.bench import Budget
 from profiles import Profile
@@ -39,6 +40,8 @@ AT_ONCE = 8
 """A heat races so many at a time beside the leader: all that race are loaded in memory."""
 PATIENCE, PATIENCE_S = 0.25, 30.0
 """One lowering may take this share of what is left, or so many seconds."""
+Item = TypeVar("Item")
+Done = TypeVar("Done")
 _LOAD_S = 2.0  # a small variant's, with its runtime's import
 _ENDED = "the budget ended before it was tried"
 
@@ -191,7 +194,7 @@ class _Search:
         self._runner.say(
             "step", f"heat {number}: {counted(len(moves), 'candidate')}, {self._told()}"
         )
-        attempts = self._tried(moves)
+        attempts = self._side_by_side(self._attempt, moves)
         before = {one.digest for one in self._standing.attempts}
         self._standing = dataclasses.replace(
             self._standing, attempts=(*self._standing.attempts, *attempts)
@@ -207,16 +210,16 @@ class _Search:
                     self._captured,
                 )
         best = self._standing.best()
+        tried = [one for one in attempts if one.result.status != "planned"]
         self._heats.append(
             Heat(
-                tried=tuple(one.result.candidate.recipe.name for one in attempts),
+                tried=tuple(one.result.candidate.recipe.name for one in tried),
                 best=best.move.recipe.name if best else None,
                 cost=self._standing.best_cost(),
                 seconds=round(self._clock.spent() - began, 3),
             )
         )
-        tried = sum(one.result.status != "planned" for one in attempts)
-        shown = str(tried) if tried == len(moves) else f"{tried} of {len(moves)}"
+        shown = str(len(tried)) if len(tried) == len(moves) else f"{len(tried)} of {len(moves)}"
         self._runner.say("note", f"heat {number}: {shown} tried; {self._told()}")
 
     def _told(self) -> str:
@@ -232,9 +235,9 @@ class _Search:
         pace = best.pace / baseline.pace
         return f"best so far {best.move.recipe.name} at {pace:.2f} of the baseline's time, {left}"
 
-    def _tried(self, moves: Sequence[Move]) -> list[Attempt]:
+    def _side_by_side(self, work: Callable[[Item], Done], items: Sequence[Item]) -> list[Done]:
         with concurrent.futures.ThreadPoolExecutor(max_workers=max(1, self._job.jobs)) as pool:
-            futures = [pool.submit(self._attempt, move) for move in moves]
+            futures = [pool.submit(work, item) for item in items]
             try:
                 return [future.result() for future in futures]
             except BaseException:
@@ -329,9 +332,16 @@ class _Search:
         entered = finalists(self._standing)
         if entered:
             self._runner.say("step", f"the final: {counted(len(entered), 'candidate')}")
-        scored = [self._scored(one) for one in entered]
+        scored = self._side_by_side(self._scored, entered)
+        short = self._clock.left() < len(entered) * (Budget.seconds_per_contestant + _LOAD_S)
         judged = measure(
-            self._runner, self._job.profile, scored, self._built, self._captured, self._job.limits
+            self._runner,
+            self._job.profile,
+            scored,
+            self._built,
+            self._captured,
+            self._job.limits,
+            short=short,
         )
         final = {one.digest: result for one, result in zip(entered, judged, strict=True)}
         return [final.get(one.digest) or self._left_behind(one) for one in self._standing.attempts]

@@ -12,7 +12,7 @@ class Heat:
     """One round: what was tried, and who led afterwards."""
 
     tried: tuple[str, ...]
-    """The candidates' own names."""
+    """The candidates' own names; those that the budget did not suffice for are not among them."""
     best: str | None
     """None while nothing keeps the limits."""
     cost: float | None

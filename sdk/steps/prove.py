@@ -83,14 +83,17 @@ def measure(
     built: Mapping[str, Lowering],
     captured: Captured,
     limits: Mapping[str, float],
+    *,
+    short: bool = False,
 ) -> list[Result]:
     """Speed and memory of all built candidates, in one run with nothing beside it.
 
-    Only a unit that the profile matches is measured: another machine's speed says nothing.
+    Only a unit that the profile matches is measured: another machine's speed says nothing. There is
+    a `short` way for a search whose time is nearly up: its intervals are wider.
     """
     if not is_measurable(runner, profile):
         return list(results)
-    return _measured(runner, results, built, captured, _budget(limits), None)
+    return _measured(runner, results, built, captured, _budget(limits, short=short), None)
 
 
 def heat(
@@ -302,11 +305,11 @@ def _told(count: int) -> str:
     return "one variant" if count == 1 else f"{count} variants in turn"
 
 
-def _budget(limits: Mapping[str, float]) -> Budget:
+def _budget(limits: Mapping[str, float], *, short: bool) -> Budget:
     """A limit on the 99th percentile takes 459 runs to prove anything (agent/quantiles.py)."""
     if "latency_p99_ms" in limits:
         return Budget(seconds_per_contestant=P99_SECONDS, min_runs=samples_for(0.99))
-    return Budget()
+    return HEAT if short else Budget()
 
 
 def _folder(lowering: Lowering) -> Path:
