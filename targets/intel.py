@@ -37,7 +37,7 @@ def recipes(request: Request) -> Iterator[Recipe]:
     if request.must_be_small:
         yield from openvino_small("f32")
     yield from onnxruntime_cpu(request.program, request.profile)
-    yield from executorch_cpu(request.program)
+    yield from executorch_cpu(request)
     if request.searches and request.profile.is_host:  # machine code for the CPU that compiles it
         yield from aotinductor_cpu()
     for engine in ("gpu", "npu"):

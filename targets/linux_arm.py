@@ -25,4 +25,4 @@ def recipes(request: Request) -> Iterator[Recipe]:
     yield openvino("CPU", "int8", "f32", quantisation=nncf_cpu(request.program, request.profile))
     if request.must_be_small:
         yield from openvino_small("f32")
-    yield from executorch_cpu(request.program)
+    yield from executorch_cpu(request)

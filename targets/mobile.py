@@ -21,7 +21,7 @@ EXTRA = "mobile"
 def recipes(request: Request) -> Iterator[Recipe]:
     """What is worth trying on this phone."""
     profile = request.profile
-    yield from executorch_cpu(request.program)
+    yield from executorch_cpu(request)
     if profile.platform == "android" and "gpu" in profile.engines:
         yield executorch("vulkan", "f16", engine="gpu")
     if profile.platform in ("ios", "macos"):

@@ -12,7 +12,7 @@ from agent.engine_plan import OLDEST as OLDEST_TENSORRT
 from agent.engine_plan import dla_in
 from agent.versions import version_key
 from profiles import Profile
-from targets.interface import Program, Recipe
+from targets.interface import Program, Recipe, Request
 from targets.lowering.nncf_weights import GROUP_SIZE
 from targets.lowering.onnx_levels import (
     TENSORRT_IR,
@@ -337,12 +337,19 @@ def executorch(
     )
 
 
-def executorch_cpu(program: Program | None) -> Iterator[Recipe]:
-    """XNNPACK in f32 and in int8 by PT2E; where linear layers do most of the work, also dynamic."""
+def executorch_cpu(request: Request) -> Iterator[Recipe]:
+    """XNNPACK in f32 and in int8 by PT2E; where linear layers do most of the work, also dynamic.
+
+    With 4 bits linear layers take half of that, which costs accuracy: for what must be small.
+    """
+    program = request.program
     yield executorch("xnnpack", "f32")
     yield executorch("xnnpack", "int8", quantisation={"method": "pt2e", "samples": PT2E_SAMPLES})
     if program is not None and share(program, ("matmul",)) > 0.5:
-        yield executorch("xnnpack", "int8", quantisation={"method": "dynamic"}, tag="dynamic")
+        dynamic = {"method": "dynamic"}
+        yield executorch("xnnpack", "int8", quantisation=dynamic, tag="dynamic")
+        if request.must_be_small:
+            yield executorch("xnnpack", "int4", quantisation=dynamic)
 
 
 def aotinductor_cuda() -> Iterator[Recipe]:

@@ -255,6 +255,7 @@ PRECISIONS = {
     "int8": ("int8", {}, {"method": "static"}, "conv", 32000),
     "on the fly only products are int8": ("int8", {}, {"method": "dynamic"}, "matmul", 32000),
     "and convolutions are not": ("int8", {}, {"method": "dynamic"}, "conv", 8000),
+    "weights of 4 bits are too": ("int4", {}, {"method": "dynamic"}, "matmul", 32000),
     "weights alone are int8": (
         "int8", {"INFERENCE_PRECISION_HINT": "f16"}, {"method": "weights"}, "matmul", 16000,
     ),

@@ -301,6 +301,21 @@ def test_narrow_weights_are_tried_only_where_size_or_memory_counts(name: str) ->
     assert "weights" in methods[1]
 
 
+@pytest.mark.parametrize("name", ["intel", "linux-arm", "mobile"])
+@pytest.mark.parametrize("program", [TRANSFORMER, CNN], ids=["transformer", "cnn"])
+def test_linear_layers_of_4_bits_are_tried_where_size_counts_and_they_matter(
+    name: str, program: Program
+) -> None:
+    profile = find(target(name).DEFAULT_PROFILE, ())
+    plain = Request(profile=profile, program=program, has_data=False)
+    small = dataclasses.replace(plain, must_be_small=True)
+    found = [
+        any(r.toolchain == "executorch" and r.precision == "int4" for r in found)
+        for found in (target(name).recipes(plain), target(name).recipes(small))
+    ]
+    assert found == [False, program is TRANSFORMER]
+
+
 @pytest.mark.parametrize("name", target_names())
 @pytest.mark.parametrize("program", [None, CNN, TRANSFORMER, GRU], ids=lambda p: p and "program")
 def test_recipes_are_distinct_and_resolved_and_begin_with_f32(

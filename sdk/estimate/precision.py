@@ -42,8 +42,8 @@ def computed_in(recipe: Recipe, cost: OpCost) -> str:
         return "int8" if dynamic and cost.kind == "matmul" else carried_in(recipe)
     if cost.name in quantisation.get("ignored", ()):
         return rest if rest in ELEMENT_BYTES else "f32"
-    if quantisation.get("method") == "dynamic" and cost.kind not in ("matmul", "recurrent"):
-        return "f32"
+    if quantisation.get("method") == "dynamic":
+        return "int8" if cost.kind in ("matmul", "recurrent") else "f32"
     if quantisation and rest in ELEMENT_BYTES and plain_name(cost.op) in _FLOATING:
         return rest
     return precision

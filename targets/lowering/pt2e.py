@@ -4,7 +4,8 @@ All methods annotate with XNNPACK's own quantiser, so all lower to its own kerne
 `pt2e`, torchao's plain observer and rounding, and `nncf-pt2e`, which adds bias correction (and
 SmoothQuant where `smooth_quant` says so): it helps nets with uneven channels, and takes longer.
 `dynamic` takes the scales of linear layers' activations from each input as it comes, and quantises
-nothing else: it needs no data, and transformers keep their accuracy where static int8 loses it.
+nothing else: it needs no data, and transformers keep their accuracy where static int8 loses it. Its
+weights may have 4 `bits`: half the size, and coarser.
 The result is exported again with the program's own dims, so it stays as dynamic as it was.
 
 `ignored` names nodes of the program's graph that stay in floating point. An activation is rounded
@@ -31,6 +32,8 @@ from targets.lowering.vendor import vendor_errors
 STATIC = ("pt2e", "nncf-pt2e")
 METHODS = (*STATIC, "dynamic")
 SETTINGS = ("method", "samples", "per_channel", "smooth_quant", "ignored")
+BITS: Mapping[int, tuple[int, int]] = {8: (-127, 127), 4: (-8, 7)}
+"""Of weights: the least and the greatest value, as XNNPACK's quantiser takes them."""
 
 
 def quantise_pt2e(
@@ -38,6 +41,8 @@ def quantise_pt2e(
     signature: Signature,
     settings: Mapping[str, Any],
     calibration: Calibration | None,
+    *,
+    bits: int = 8,
 ) -> Any:
     """Quantise activations and weights to int8, with real inputs where the method is static.
 
@@ -47,6 +52,7 @@ def quantise_pt2e(
         settings: {method, samples, per_channel (default true), smooth_quant (default false),
             ignored (default none)}; `dynamic` has no samples.
         calibration: the inputs; the first `samples` of them are used.
+        bits: of the weights; 4 only where the method is `dynamic`.
 
     Raises:
         ToolchainError: there is no data, the quantiser refuses the program, or the program has no
@@ -67,7 +73,8 @@ def quantise_pt2e(
         with torch.no_grad():
             if settings["method"] == "dynamic":
                 # The weights' own ranges are read when the observers run, whatever the input.
-                module = _with_torchao(module, settings, [exported.example_inputs[0]])
+                example = exported.example_inputs[0]
+                module = _with_torchao(module, settings, [example], bits=bits)
             else:
                 assert calibration is not None
                 used = _used(signature, settings, calibration)
@@ -136,11 +143,12 @@ def _with_torchao(
     settings: Mapping[str, Any],
     inputs: Sequence[tuple[Any, ...]],
     *,
+    bits: int = 8,
     folded: bool = True,
 ) -> Any:
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-    observed = prepare_pt2e(module, _quantizer(settings))
+    observed = prepare_pt2e(module, _quantizer(settings, bits))
     for arguments in inputs:
         observed(*arguments)
     return convert_pt2e(observed, fold_quantize=folded)
@@ -155,14 +163,14 @@ def _with_nncf(module: Any, settings: Mapping[str, Any], inputs: Sequence[tuple[
 
     return quantize_pt2e(
         module,
-        _quantizer(settings),
+        _quantizer(settings, bits=8),
         nncf.Dataset(inputs),
         subset_size=len(inputs),
         smooth_quant=bool(settings.get("smooth_quant", False)),
     )
 
 
-def _quantizer(settings: Mapping[str, Any]) -> Any:
+def _quantizer(settings: Mapping[str, Any], bits: int) -> Any:
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
         XNNPACKQuantizer,
         get_symmetric_quantization_config,
@@ -170,9 +178,12 @@ def _quantizer(settings: Mapping[str, Any]) -> Any:
     from torchao.quantization.pt2e.quantizer import QuantizationAnnotation
     from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
+    least, greatest = BITS[bits]
     config = get_symmetric_quantization_config(
         is_per_channel=bool(settings.get("per_channel", True)),
         is_dynamic=settings["method"] == "dynamic",
+        weight_qmin=least,
+        weight_qmax=greatest,
     )
     ignored = frozenset(settings.get("ignored", ()))
 

@@ -1,7 +1,8 @@
 """ExecuTorch: an exported program to one `.pte` file, for XNNPACK, Vulkan or Core ML.
 
-Recipes: `backend` xnnpack (f32, int8), vulkan (f16) or coreml (f16). For int8, `quantisation` is
-{method, samples, per_channel, smooth_quant, ignored} (targets/lowering/pt2e.py tells the methods).
+Recipes: `backend` xnnpack (f32, int8, int4), vulkan (f16) or coreml (f16). Where it is narrow,
+`quantisation` is {method, samples, per_channel, smooth_quant, ignored} (targets/lowering/pt2e.py
+tells the methods); int4 is `dynamic`: weights of 4 bits, activations of 8.
 Options: `threads` for the session; `minimum_deployment_target` (default iOS16, the oldest) for Core
 ML here.
 
@@ -39,7 +40,8 @@ NAME = "executorch"
 EXTRA = "mobile"
 FORMAT = "executorch"
 
-_PRECISIONS = {"xnnpack": ("f32", "int8"), "vulkan": ("f16",), "coreml": ("f16",)}
+_BITS = {"int8": 8, "int4": 4}
+_PRECISIONS = {"xnnpack": ("f32", *_BITS), "vulkan": ("f16",), "coreml": ("f16",)}
 _DELEGATES = {
     "xnnpack": "XnnpackBackend",
     "vulkan": "VulkanBackend",
@@ -84,9 +86,10 @@ def lower(program: Program, recipe: Recipe, calibration: Calibration | None, out
     backend = str(recipe.backend)
     exported = load_exported(program)
     notes = []
-    if recipe.precision == "int8":
+    if recipe.precision in _BITS:
         settings = dict(recipe.quantisation or {})
-        exported = quantise_pt2e(exported, program.signature, settings, calibration)
+        bits = _BITS[recipe.precision]
+        exported = quantise_pt2e(exported, program.signature, settings, calibration, bits=bits)
         if calibration is not None and len(calibration) < settings.get("samples", 0):
             notes.append(
                 f"calibrated with {len(calibration)} samples, {settings['samples']} were asked for"
@@ -156,10 +159,13 @@ def _choices(recipe: Recipe, backend: str) -> Iterator[Problem]:
         known = ", ".join(DEPLOYMENT_TARGETS)
         yield Problem(what=f"{minimum!r} is not among {known}", where="minimum_deployment_target")
     quantisation = recipe.quantisation
-    if (recipe.precision == "int8") != (quantisation is not None):
-        yield Problem(what="int8, and only int8, says how it is quantised", where="quantisation")
+    if (recipe.precision in _BITS) != (quantisation is not None):
+        what = f"{' and '.join(_BITS)}, and only they, say how they are quantised"
+        yield Problem(what=what, where="quantisation")
     if quantisation is None:
         return
+    if recipe.precision == "int4" and quantisation.get("method") != "dynamic":
+        yield Problem(what="only weights go to 4 bits: method 'dynamic'", where="int4")
     if quantisation.get("method") not in METHODS:
         yield Problem(
             what=f"no method {quantisation.get('method')!r}; known are {', '.join(METHODS)}",

@@ -256,6 +256,32 @@ def test_dynamic_int8_takes_no_data_and_narrows_the_linear_layers(
                 assert _cosine(loaded.run(inputs)[output], expected) > 0.998
 
 
+def test_weights_of_4_bits_take_half_of_what_8_take(
+    program: Callable[[str], Program], build: Build, tmp_path: Path
+) -> None:
+    from torch import nn
+
+    name, entry = "encoder", MODELS["encoder"]
+    narrow = dataclasses.replace(DYNAMIC, precision="int4")
+    assert executorch.supports(program(name), narrow) == []
+    lowered = executorch.lower(program(name), narrow, None, tmp_path)
+    path, wide = tmp_path / lowered.files[0], build(name, DYNAMIC).path
+    linear = [m for m in entry.module().modules() if isinstance(m, nn.Linear)]
+    half = sum(layer.weight.numel() for layer in linear) / 2
+    assert wide.stat().st_size - path.stat().st_size == pytest.approx(half, rel=0.2)
+    loaded = session.load(path, {}, program(name).signature)
+    inputs = entry.sample(sizes=next(iter(entry.sizes())))
+    for output, expected in entry.eager(inputs).items():
+        if expected.dtype.kind == "f":
+            assert _cosine(loaded.run(inputs)[output], expected) > 0.95
+
+
+def test_4_bits_are_for_weights_alone(program: Callable[[str], Program]) -> None:
+    static = dataclasses.replace(PT2E, precision="int4")
+    (problem,) = executorch.supports(program("cnn"), static)
+    assert "only weights go to 4 bits" in problem.what
+
+
 def test_int8_without_samples_is_refused(program: Callable[[str], Program], tmp_path: Path) -> None:
     with pytest.raises(ToolchainError, match="needs real inputs"):
         executorch.lower(program("cnn"), PT2E, None, tmp_path)
@@ -401,7 +427,7 @@ _INT8 = {"method": "pt2e", "samples": 8}
             {}, _recipe("vulkan", "int8", quantisation=_INT8), "precision", "f16", id="v8"
         ),
         pytest.param({}, _recipe(precision="int8"), "quantisation", "how", id="no method"),
-        pytest.param({}, _recipe(quantisation=_INT8), "quantisation", "only int8", id="f32 method"),
+        pytest.param({}, _recipe(quantisation=_INT8), "quantisation", "only they", id="f32 method"),
         pytest.param(
             {},
             _recipe(precision="int8", quantisation={**_INT8, "method": "gptq"}),
