@@ -9,11 +9,12 @@ import contextlib
 import errno
 import hashlib
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from agent import disk
 from agent.errors import StorageError
 
 CHUNK_BYTES = 1 << 20
@@ -28,27 +29,34 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write_atomic(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     """Replace `path` by `content`, durably.
 
     Raises:
         StorageError: the disk is full, or the folder cannot be written.
     """
     with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        make_folders(path.parent)
+        beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
-            with os.fdopen(descriptor, "wb") as stream:
+            with disk.Writer(beside, mode=mode) as stream:
                 stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
+                stream.sync()
+            disk.rename(beside, path)
         except BaseException:
             with contextlib.suppress(OSError):
-                Path(name).unlink()
+                disk.unlink(beside)
             raise
-        sync_folder(path.parent)
+        disk.sync_folder(path.parent)
+
+
+def make_folders(folder: Path) -> None:
+    """Make a folder and what is missing above it, each durable in its parent."""
+    if folder.is_dir():
+        return
+    make_folders(folder.parent)
+    if disk.mkdir(folder):
+        disk.sync_folder(folder.parent)
 
 
 def move_folder(source: Path, destination: Path) -> None:
@@ -68,7 +76,7 @@ def move_folder(source: Path, destination: Path) -> None:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             shutil.rmtree(source)
-        sync_folder(destination.parent)
+        disk.sync_folder(destination.parent)
 
 
 def link_or_copy(source: Path, destination: Path) -> None:
@@ -85,23 +93,10 @@ def point_link(link: Path, target: str) -> None:
     """Make `link` a symbolic link to `target` (relative to the link), replacing it atomically."""
     with storage_errors(link):
         beside = link.with_name(f".{link.name}.{os.getpid()}")
-        with contextlib.suppress(FileNotFoundError):
-            beside.unlink()
-        beside.symlink_to(target)
-        beside.replace(link)
-        sync_folder(link.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the folder's entries durable; file systems that cannot do it are let be."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
+        disk.unlink(beside)
+        disk.symlink(target, beside)
+        disk.rename(beside, link)
+        disk.sync_folder(link.parent)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import VerificationError
-from agent.files import storage_errors, sync_folder
+from agent.disk import sync_folder
+from agent.files import storage_errors
 
 Array = NDArray[Any]
 

@@ -1,0 +1,79 @@
+"""Files by the hash of their content: `blobs/sha256/<hex>`, each written once and never changed."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+from agent import disk
+from agent.errors import VerificationError
+from agent.files import sha256_of
+
+_HEX = re.compile(r"[0-9a-f]{64}")
+
+
+class Blobs:
+    """The store."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` is `blobs/sha256`, and exists."""
+        self.folder = folder
+
+    def path(self, sha256: str) -> Path:
+        """Where a blob lies, or would.
+
+        Raises:
+            VerificationError: that is no sha256.
+        """
+        if not _HEX.fullmatch(sha256):
+            raise VerificationError(
+                f"{sha256[:80]!r} is no sha256.",
+                cause="The manifest was made by something else.",
+                remedy="Nothing was written. Ask whoever published the release.",
+            )
+        return self.folder / sha256
+
+    def has(self, sha256: str, length: int) -> bool:
+        """Whether it is here, by its name and length; its content is hashed before it is used."""
+        try:
+            return self.path(sha256).stat().st_size == length
+        except OSError:
+            return False
+
+    def adopt(self, part: Path, sha256: str, length: int) -> Path:
+        """Take a finished download, whose content is durable, under its hash.
+
+        Raises:
+            VerificationError: its content is something else; the download is removed.
+            OSError: the disk cannot be written.
+        """
+        found, size = sha256_of(part), part.stat().st_size
+        if (found, size) != (sha256, length):
+            disk.unlink(part)
+            raise VerificationError(
+                f"{size} bytes with sha256 {found[:16]}… came for {length} bytes with sha256 "
+                f"{sha256[:16]}….",
+                cause="The server or the line changed them.",
+                remedy="Nothing was activated; it is fetched again at the next attempt.",
+            )
+        part.chmod(0o444)
+        place = self.path(sha256)
+        disk.rename(part, place)
+        disk.sync_folder(self.folder)
+        return place
+
+    def sweep(self, wanted: Collection[str]) -> int:
+        """Remove all other blobs; the bytes that this frees where no slot links them.
+
+        Removing is not made durable: a blob that comes back is only swept again.
+        """
+        freed = 0
+        with os.scandir(self.folder) as entries:
+            found = [(entry.name, entry.stat(follow_symlinks=False).st_size) for entry in entries]
+        for name, size in found:
+            if name not in wanted:
+                disk.unlink(self.folder / name)
+                freed += size
+        return freed

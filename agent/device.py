@@ -1,0 +1,110 @@
+"""Who this device is: a key of its own, and the name that follows from its first one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from agent.codec import pretty
+from agent.errors import VerificationError
+from agent.files import storage_errors, write_atomic
+
+KEY, NAME = "device.key", "device.json"
+
+
+class Device:
+    """The device's identity; made at the first start, and kept."""
+
+    def __init__(self, device_id: str, key: Any) -> None:
+        self.device_id = device_id
+        self._key = key
+
+    @property
+    def public_key(self) -> bytes:
+        """32 bytes, Ed25519."""
+        from cryptography.hazmat.primitives import serialization
+
+        return bytes(
+            self._key.public_key().public_bytes(
+                serialization.Encoding.Raw, serialization.PublicFormat.Raw
+            )
+        )
+
+    def sign(self, content: bytes) -> bytes:
+        """64 bytes, Ed25519."""
+        return bytes(self._key.sign(content))
+
+    def envelope(self, payload: bytes, kind: str) -> bytes:
+        """The payload in a DSSE envelope, signed by this device."""
+        import base64
+
+        signed = b"DSSEv1 %d %b %d %b" % (len(kind), kind.encode(), len(payload), payload)
+        record = {
+            "payload": base64.b64encode(payload).decode(),
+            "payloadType": kind,
+            "signatures": [
+                {"keyid": self.device_id, "sig": base64.b64encode(self.sign(signed)).decode()}
+            ],
+        }
+        return json.dumps(record, separators=(",", ":"), sort_keys=True).encode()
+
+
+def device_of(folder: Path) -> Device:
+    """The identity in a state folder; made if there is none.
+
+    Raises:
+        StorageError: the folder cannot be written.
+        VerificationError: the key is not readable, or its name is missing.
+    """
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    path = folder / KEY
+    if not path.exists():
+        made = Ed25519PrivateKey.generate()
+        raw = made.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        with storage_errors(path):
+            write_atomic(path, raw, mode=0o600)
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+        if not isinstance(key, Ed25519PrivateKey):
+            raise TypeError("it is no Ed25519 key")
+    except (OSError, ValueError, TypeError) as error:
+        raise VerificationError(
+            f"The device's key {path} cannot be read: {error}.",
+            cause="The file was damaged, or belongs to another user.",
+            remedy="Restore it from a backup, or remove it: the device then enrols as a new one.",
+        ) from error
+    device = Device("", key)
+    name = folder / NAME
+    if not name.exists():
+        # The name stays when the key is replaced: it is of the first one.
+        device_id = hashlib.sha256(device.public_key).hexdigest()[:32]
+        write_atomic(name, pretty({"device_id": device_id}))
+    device.device_id = str(json.loads(name.read_bytes())["device_id"])
+    return device
+
+
+def boot_id() -> str:
+    """Changes with every start of the device; empty where the system does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def uptime_s() -> float:
+    """Since the device was started, its sleep included."""
+    import time
+
+    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    return time.clock_gettime(clock)
+
+
+

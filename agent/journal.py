@@ -1,0 +1,328 @@
+"""What the agent intends and remembers: SQLite, one commit per step, never the truth of what runs.
+
+A state is noted before the device acts on it. Reports are kept until they were sent, counters only
+ever grow. A journal that is damaged is put aside and begun anew: what runs is told by the slots.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from agent import disk
+from agent.errors import StorageError, VerificationError
+from agent.files import storage_errors
+from agent.states import FINAL, Clock, State, may_follow
+
+SCHEMA = 1
+BLOCK = 1000
+"""Numbers of requests are reserved so many at a time: after a crash some are skipped, none is used
+twice."""
+_TABLES = """
+create table action (
+    id text primary key,
+    model text not null,
+    kind text not null,
+    state text not null,
+    order_json text not null,
+    slot text,
+    old_slot text,
+    variant text,
+    reason text not null default '',
+    deadline_boot text,
+    deadline_s real,
+    boots integer not null default 0,
+    writes integer not null default 0
+) strict;
+create table entry (
+    journal_seq integer primary key autoincrement,
+    action text not null references action (id),
+    state text not null,
+    reason text not null,
+    at real not null
+) strict;
+create table report (
+    id text primary key,
+    action text,
+    state text not null,
+    envelope blob not null,
+    sent integer not null default 0
+) strict;
+create table number (name text primary key, value integer not null) strict;
+create table fact (name text primary key, value text not null) strict;
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Action:
+    """One piece of work, as far as it has come."""
+
+    id: str
+    model: str
+    kind: str
+    """`update`, `rollback`, `step` along the ladder, or `reprove`."""
+    state: State
+    order: Mapping[str, Any]
+    """What was asked for: release path, manifest's sha256, tightened gates, seconds of the trial."""
+    slot: str | None
+    """The one that it fills, or switches to."""
+    old_slot: str | None
+    """The one to fall back on."""
+    variant: str | None
+    reason: str
+    deadline: Clock | None
+    boots: int
+    writes: int
+    """Journal entries so far."""
+
+
+class Journal:
+    """The journal of one state folder. One process at a time: the agent holds the folder's lock."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the journal, or begin one.
+
+        Raises:
+            StorageError: it cannot be opened or written.
+        """
+        self._path = path
+        with storage_errors(path):
+            self._connection, self.was_damaged = _opened(path)
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._connection.close()
+
+    def begin(self, action: Action) -> None:
+        """Note a new action, in its first state.
+
+        Raises:
+            VerificationError: there is an action of that name already, or one that is not over.
+        """
+        running = self.unfinished()
+        if running is not None:
+            raise VerificationError(
+                f"The action {action.id} cannot begin: {running.id} is in {running.state}.",
+                cause="There is at most one action at a time.",
+                remedy="Wait until it is over: sdk-agent status",
+            )
+        values = (
+            action.id, action.model, action.kind, action.state,
+            json.dumps(dict(action.order)), action.reason,
+        )  # fmt: skip
+        with self._commit() as connection:
+            connection.execute(
+                "insert into action (id, model, kind, state, order_json, reason) "
+                "values (?, ?, ?, ?, ?, ?)",
+                values,
+            )
+            self._note(connection, action.id, action.state, action.reason)
+
+    def enter(self, action: Action, state: State, reason: str = "", **changes: Any) -> Action:
+        """Note that an action enters a state, before anything is done about it.
+
+        Args:
+            action: as it was read.
+            state: may be the one that it is in, after a restart.
+            reason: for a person.
+            changes: other fields of the action.
+
+        Raises:
+            VerificationError: no such transition.
+        """
+        if state != action.state and not may_follow(action.state, state):
+            raise VerificationError(
+                f"The action {action.id} is in {action.state}, which {state} does not follow.",
+                cause="The journal and the code disagree: this is a bug.",
+                remedy="Keep agent.db and report it.",
+            )
+        changed = dataclasses.replace(
+            action, state=state, reason=reason, writes=action.writes + 1, **changes
+        )
+        deadline = changed.deadline
+        with self._commit() as connection:
+            connection.execute(
+                "update action set state = ?, reason = ?, slot = ?, old_slot = ?, variant = ?, "
+                "deadline_boot = ?, deadline_s = ?, boots = ?, writes = ? where id = ?",
+                (
+                    state, reason, changed.slot, changed.old_slot, changed.variant,
+                    deadline.boot_id if deadline else None,
+                    deadline.uptime_s if deadline else None,
+                    changed.boots, changed.writes, action.id,
+                ),
+            )  # fmt: skip
+            self._note(connection, action.id, state, reason)
+        return changed
+
+    def action(self, name: str) -> Action | None:
+        """An action by its name."""
+        return self._action("where id = ?", name)
+
+    def unfinished(self) -> Action | None:
+        """The one that is not over; there is at most one."""
+        marks = ", ".join("?" for _ in FINAL)
+        return self._action(f"where state not in ({marks})", *sorted(FINAL))
+
+    def last(self, model: str) -> Action | None:
+        """The last action of a model."""
+        return self._action("where model = ? order by rowid desc limit 1", model)
+
+    def history(self, action: str) -> list[tuple[int, State, str]]:
+        """(journal_seq, state, reason) of an action, the oldest first."""
+        rows = self._connection.execute(
+            "select journal_seq, state, reason from entry where action = ? order by journal_seq",
+            (action,),
+        )
+        return [(seq, state, reason) for seq, state, reason in rows]
+
+    def keep_report(self, name: str, action: str | None, state: str, envelope: bytes) -> bool:
+        """Keep a signed report until it was sent; False if it is kept already."""
+        with self._commit() as connection:
+            found = connection.execute(
+                "insert or ignore into report (id, action, state, envelope) values (?, ?, ?, ?)",
+                (name, action, state, envelope),
+            )
+        return found.rowcount == 1
+
+    def unsent(self, most: int = 100) -> list[tuple[str, bytes]]:
+        """(name, envelope) of the oldest reports that nobody has taken yet."""
+        rows = self._connection.execute(
+            "select id, envelope from report where sent = 0 order by rowid limit ?", (most,)
+        )
+        return [(name, bytes(envelope)) for name, envelope in rows]
+
+    def sent(self, names: list[str]) -> None:
+        """Note that these reports arrived."""
+        with self._commit() as connection:
+            connection.executemany(
+                "update report set sent = 1 where id = ?", [(name,) for name in names]
+            )
+
+    def raise_number(self, name: str, value: int) -> bool:
+        """Raise a counter, such as the highest assignment seen; False if it is not lower."""
+        with self._commit() as connection:
+            found = connection.execute(
+                "insert into number (name, value) values (?, ?) on conflict (name) "
+                "do update set value = excluded.value where excluded.value > number.value",
+                (name, value),
+            )
+        return found.rowcount == 1
+
+    def number(self, name: str) -> int:
+        """A counter; 0 where nothing was noted."""
+        row = self._connection.execute(
+            "select value from number where name = ?", (name,)
+        ).fetchone()
+        return 0 if row is None else int(row[0])
+
+    def reserve(self, name: str) -> range:
+        """The next block of numbers of a counter: durable before the first is used."""
+        first = self.number(name) + 1
+        self.raise_number(name, first + BLOCK - 1)
+        return range(first, first + BLOCK)
+
+    def set_fact(self, name: str, value: Any) -> None:
+        """Keep a JSON value."""
+        with self._commit() as connection:
+            connection.execute(
+                "insert into fact (name, value) values (?, ?) "
+                "on conflict (name) do update set value = excluded.value",
+                (name, json.dumps(value)),
+            )
+
+    def fact(self, name: str) -> Any:
+        """A value that was kept; None if none was."""
+        row = self._connection.execute("select value from fact where name = ?", (name,)).fetchone()
+        return None if row is None else json.loads(row[0])
+
+    def _action(self, where: str, *values: Any) -> Action | None:
+        row = self._connection.execute(
+            "select id, model, kind, state, order_json, slot, old_slot, variant, reason, "  # noqa: S608
+            f"deadline_boot, deadline_s, boots, writes from action {where}",
+            values,
+        ).fetchone()
+        if row is None:
+            return None
+        deadline = None if row[9] is None else Clock(boot_id=row[9], uptime_s=row[10])
+        return Action(
+            id=row[0], model=row[1], kind=row[2], state=row[3], order=json.loads(row[4]),
+            slot=row[5], old_slot=row[6], variant=row[7], reason=row[8], deadline=deadline,
+            boots=row[11], writes=row[12],
+        )  # fmt: skip
+
+    def _note(self, connection: sqlite3.Connection, action: str, state: str, reason: str) -> None:
+        connection.execute(
+            "insert into entry (action, state, reason, at) values (?, ?, ?, ?)",
+            (action, state, reason, time.time()),
+        )
+
+    @contextlib.contextmanager
+    def _commit(self) -> Iterator[sqlite3.Connection]:
+        """One transaction; it is durable when this returns."""
+        try:
+            self._connection.execute("begin immediate")
+            yield self._connection
+            with disk.told(disk.Operation(kind="commit", path=self._path)):
+                self._connection.execute("commit")
+        except BaseException as error:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute("rollback")
+            if isinstance(error, sqlite3.OperationalError):
+                raise StorageError(
+                    f"The journal {self._path} cannot be written: {error}.",
+                    cause="The disk is full, failing or read-only, or another agent has it.",
+                    remedy="Free some space or mend the disk; nothing was lost.",
+                ) from error
+            raise
+
+
+def _opened(path: Path) -> tuple[sqlite3.Connection, bool]:
+    """The journal, and whether a damaged one was put aside."""
+    try:
+        return _connected(path), False
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError):
+            raise _unusable(path, error) from error
+        for part in (path, *(path.with_name(path.name + tail) for tail in ("-wal", "-shm"))):
+            if part.exists():
+                disk.rename(part, part.with_name(f"{part.name}.damaged"))
+        disk.sync_folder(path.parent)
+        return _connected(path), True
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, timeout=5.0)
+    try:
+        connection.execute("pragma journal_mode = wal")
+        connection.execute("pragma synchronous = full")  # NORMAL may lose the last commits
+        connection.execute("pragma foreign_keys = on")
+        (answer,) = connection.execute("pragma integrity_check").fetchone()
+        if answer != "ok":
+            raise sqlite3.DatabaseError(answer)
+        (version,) = connection.execute("pragma user_version").fetchone()
+        if version == 0:
+            connection.executescript(f"begin; {_TABLES} pragma user_version = {SCHEMA}; commit;")
+        elif version > SCHEMA:
+            raise StorageError(
+                f"The journal {path} has version {version}, this agent knows {SCHEMA}.",
+                cause="A newer agent has written it.",
+                remedy="Install that agent again.",
+            )
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _unusable(path: Path, error: sqlite3.Error) -> StorageError:
+    return StorageError(
+        f"The journal {path} cannot be opened: {error}.",
+        cause="The disk is full, failing or read-only, or another agent has it.",
+        remedy="Free some space or mend the disk, then start the agent again.",
+    )

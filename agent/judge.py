@@ -1,0 +1,146 @@
+"""Whether what a device measured keeps the signed gates. Pure.
+
+The rule is the build's: a gate refuses where the interval of the figure lies beyond it. A figure
+that could be on either side refuses nothing; the report has it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+
+from agent.manifest import Floor, Gate
+from agent.measurement import Measurement, Ratio, compare
+
+_QUANTILES = {500: "p50", 900: "p90", 950: "p95", 990: "p99"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Breach:
+    """A gate that does not hold here."""
+
+    what: str
+    """For a person, with both values."""
+    gate: Gate | Floor
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """What the gates say."""
+
+    breaches: tuple[Breach, ...]
+    skipped: tuple[str, ...]
+    """Gates that nothing here can be held against, and why."""
+
+    @property
+    def holds(self) -> bool:
+        """Nothing is broken."""
+        return not self.breaches
+
+
+def judge(
+    gates: Iterable[Gate],
+    own: Measurement,
+    *,
+    running: Measurement | None,
+    baseline: Measurement | None,
+) -> Judgement:
+    """Hold a measurement against gates.
+
+    Args:
+        gates: of the manifest, and the assignment's own.
+        own: of the variant that is to be activated.
+        running: of the one that runs, from the same contest; None at a first install.
+        baseline: of the ladder's baseline, from the same contest; None where it is not here.
+    """
+    breaches, skipped = [], []
+    others = {"running": running, "baseline": baseline}
+    for gate in gates:
+        if gate.ratio_to is not None and gate.ratio_max_permille is not None:
+            other = others[gate.ratio_to]
+            if other is None:
+                why = "nothing runs yet" if gate.ratio_to == "running" else "it is not measured"
+                skipped.append(f"{gate.quantity} against the {gate.ratio_to} one: {why}")
+                continue
+            found = _ratio(gate, own, other)
+        else:
+            found = _absolute(gate, own)
+        if found is None:
+            skipped.append(f"{gate.quantity}: there were too few runs, or it is not known here")
+        elif found:
+            breaches.append(Breach(what=found, gate=gate))
+    return Judgement(breaches=tuple(breaches), skipped=tuple(skipped))
+
+
+def judge_floors(floors: Sequence[Floor], found: Mapping[str, float]) -> Judgement:
+    """Hold the agreement of each output with the original's, 0 to 1, against the floors."""
+    breaches = [
+        Breach(
+            what=f"{floor.output}: {floor.metric} {found.get(floor.output, 0.0):.6f}, the floor is "
+            f"{floor.min_ppm / 1e6:.6f}",
+            gate=floor,
+        )
+        for floor in floors
+        if found.get(floor.output, 0.0) * 1e6 < floor.min_ppm
+    ]
+    return Judgement(breaches=tuple(breaches), skipped=())
+
+
+def tightened(gates: Sequence[Gate], more: Sequence[Gate]) -> tuple[Gate, ...]:
+    """All gates of both: each has to hold, so that none can be loosened."""
+    return (*gates, *(gate for gate in more if gate not in gates))
+
+
+def _absolute(gate: Gate, own: Measurement) -> str | None:
+    """What is broken, nothing, or None where the figure is not known."""
+    interval = _figure(gate, own)
+    if interval is None:
+        return None
+    low, value, high = interval
+    if gate.max is not None and low > gate.max:
+        return f"{_named(gate)} is {value:.0f} (at least {low:.0f}), the gate is {gate.max}"
+    if gate.min is not None and high < gate.min:
+        return f"{_named(gate)} is {value:.0f} (at most {high:.0f}), the gate is {gate.min}"
+    return ""
+
+
+def _figure(gate: Gate, own: Measurement) -> tuple[float, float, float] | None:
+    """(least, value, greatest) in the gate's unit."""
+    if gate.quantity == "latency_us":
+        name = _QUANTILES.get(gate.quantile_permille or 500)
+        bounds = own.latency_ms.bounds.get(name or "")
+        return bounds and (bounds.low * 1e3, bounds.value * 1e3, bounds.high * 1e3)
+    if gate.quantity == "throughput_milli_per_s":
+        per_s = sorted(1e3 / turn for turn in own.turns_ms if turn)
+        value = own.throughput_per_s * 1e3
+        return (per_s[0] * 1e3, value, per_s[-1] * 1e3) if per_s else (value, value, value)
+    exact = {
+        "load_us": own.load_ms * 1e3,
+        "memory_peak_bytes": own.memory_peak_bytes,
+        "memory_increment_bytes": own.memory_increment_bytes,
+    }[gate.quantity]
+    return None if exact is None else (float(exact), float(exact), float(exact))
+
+
+def _ratio(gate: Gate, own: Measurement, other: Measurement) -> str | None:
+    assert gate.ratio_max_permille is not None
+    if gate.quantity == "latency_us":
+        found = compare(own, other)
+    elif gate.quantity == "throughput_milli_per_s":
+        found = compare(own, other, "throughput")
+    else:
+        one, two = _figure(gate, own), _figure(gate, other)
+        if one is None or two is None or not two[1]:
+            return None
+        found = Ratio(value=one[1] / two[1], low=one[1] / two[1], high=one[1] / two[1], rounds=1)
+    if found.low * 1000 > gate.ratio_max_permille:
+        return (
+            f"{_named(gate)} is {found.value:.3f} of the {gate.ratio_to} one's (at least "
+            f"{found.low:.3f}), the gate is {gate.ratio_max_permille / 1000:.3f}"
+        )
+    return ""
+
+
+def _named(gate: Gate) -> str:
+    quantile = f" at {gate.quantile_permille} permille" if gate.quantile_permille else ""
+    return f"{gate.quantity}{quantile}"

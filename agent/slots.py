@@ -1,0 +1,216 @@
+"""Two slots for each model, and the link that says which one runs.
+
+    models/<name>/A/  files of one variant, hard links to blobs; slot.json; manifest.json
+    models/<name>/B/
+    models/<name>/current -> A or B
+
+A slot is filled while the other one runs. Its manifest is written last, so a slot that holds a
+manifest whose files are all there is complete. The switch is one rename of the link, and nothing
+else says what runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from agent import disk
+from agent.blobs import Blobs
+from agent.codec import decode, pretty
+from agent.errors import VerificationError
+from agent.files import make_folders, point_link, sha256_of, write_atomic
+from agent.manifest import File, Manifest, VariantEntry, parse
+from agent.names import check_path
+from agent.variant import VariantRecord
+
+SlotName = Literal["A", "B"]
+SLOTS: tuple[SlotName, SlotName] = ("A", "B")
+CURRENT, MANIFEST, SLOT = "current", "manifest.json", "slot.json"
+VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SlotRecord:
+    """`slot.json`: what a client in any language reads after it has followed `current`."""
+
+    version: int
+    manifest_sha256: str
+    variant: str
+    """The identifier of one of the manifest's variants."""
+    files: tuple[File, ...]
+    """Beside this record; the first one is what a session opens."""
+    options: dict[str, Any]
+    prepared: str | None
+    """Relative to the state folder: where this device's compiled form lies, if there is one."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Slot:
+    """A complete slot."""
+
+    name: SlotName
+    folder: Path
+    record: SlotRecord
+    manifest: Manifest
+
+    @property
+    def entry(self) -> VariantEntry:
+        """What the manifest says of the variant that lies here."""
+        return next(v for v in self.manifest.variants if v.id == self.record.variant)
+
+    @property
+    def variant(self) -> VariantRecord:
+        """The same as a variant's own record, which sessions open."""
+        entry = self.entry
+        return VariantRecord(
+            version=1,
+            id=entry.id,
+            model=self.manifest.model,
+            target=entry.target,
+            profile=entry.profile,
+            runtime=entry.runtime,
+            options=dict(self.record.options),
+            signature=self.manifest.signature,
+            files=self.record.files,
+            provenance=entry.provenance,
+        )
+
+
+class Slots:
+    """The slots of one model."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` is `models/<name>`."""
+        self.folder = folder
+
+    def current(self) -> SlotName | None:
+        """The slot that runs; None where nothing is installed."""
+        try:
+            said = (self.folder / CURRENT).readlink().as_posix()
+        except OSError:
+            return None
+        return next((name for name in SLOTS if name == said), None)
+
+    def spare(self) -> SlotName:
+        """The slot to fill: the one that does not run."""
+        return "B" if self.current() == "A" else "A"
+
+    def read(self, name: SlotName | None) -> Slot | None:
+        """A slot, if it is complete: every file with its length; hashes are `verify`'s."""
+        if name is None:
+            return None
+        folder = self.folder / name
+        try:
+            content = (folder / MANIFEST).read_bytes()
+            record = decode(SlotRecord, json.loads((folder / SLOT).read_bytes()))
+            manifest = parse(content)
+        except (OSError, ValueError, VerificationError):
+            return None
+        slot = Slot(name=name, folder=folder, record=record, manifest=manifest)
+        known = any(variant.id == record.variant for variant in manifest.variants)
+        whole = all(_has(folder / file.path, file.length) for file in record.files)
+        signed = sha256_of(folder / MANIFEST) == record.manifest_sha256
+        return slot if known and whole and signed else None
+
+    def verify(self, slot: Slot) -> None:
+        """Hash every file again.
+
+        Raises:
+            VerificationError: one is not what the manifest says.
+        """
+        for file in slot.record.files:
+            found = sha256_of(slot.folder / file.path)
+            if found != file.sha256:
+                raise VerificationError(
+                    f"{slot.folder / file.path} has sha256 {found[:16]}…, its manifest says "
+                    f"{file.sha256[:16]}….",
+                    cause="The disk is failing, or somebody changed the file.",
+                    remedy="Nothing was activated; install the release again.",
+                )
+
+    def clear(self, name: SlotName) -> None:
+        """Empty a slot that does not run, its manifest first: what is half gone is not complete.
+
+        Raises:
+            ValueError: it is the slot that runs.
+        """
+        if name == self.current():
+            raise ValueError(f"slot {name} of {self.folder.name} runs")
+        folder = self.folder / name
+        if not folder.is_dir():
+            return
+        disk.unlink(folder / MANIFEST)
+        disk.sync_folder(folder)
+        for path in sorted(folder.rglob("*"), key=lambda path: -len(path.parts)):
+            disk.rmdir(path) if path.is_dir() and not path.is_symlink() else disk.unlink(path)
+        disk.sync_folder(folder)
+
+    def fill(
+        self,
+        name: SlotName,
+        content: bytes,
+        variant: VariantEntry,
+        blobs: Blobs,
+        *,
+        prepared: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Slot:
+        """Fill a slot that does not run with one variant; its manifest is written last.
+
+        Args:
+            name: of the slot.
+            content: the signed manifest's bytes.
+            variant: the one of its variants that is to run here.
+            blobs: hold its files.
+            prepared: where its compiled form lies.
+            options: of the session, where they are not the variant's own.
+
+        Raises:
+            StorageError: the disk is full, or cannot be written.
+            VerificationError: a path of the manifest leads elsewhere.
+        """
+        self.clear(name)
+        folder = self.folder / name
+        make_folders(folder)
+        folders = {folder}
+        for file in variant.files:
+            place = folder / check_path(file.path)
+            make_folders(place.parent)
+            folders.add(place.parent)
+            disk.link(blobs.path(file.sha256), place)
+        record = SlotRecord(
+            version=VERSION,
+            manifest_sha256=sha256_of_bytes(content),
+            variant=variant.id,
+            files=variant.files,
+            options=dict(variant.options if options is None else options),
+            prepared=prepared,
+        )
+        write_atomic(folder / SLOT, pretty(record))
+        for made in sorted(folders, key=lambda path: -len(path.parts)):
+            disk.sync_folder(made)
+        write_atomic(folder / MANIFEST, content)
+        found = self.read(name)
+        assert found is not None
+        return found
+
+    def activate(self, name: SlotName) -> None:
+        """The commit point: one rename makes this slot the one that runs."""
+        point_link(self.folder / CURRENT, name)
+
+
+def sha256_of_bytes(content: bytes) -> str:
+    """Hex digest."""
+    import hashlib
+
+    return hashlib.sha256(content).hexdigest()
+
+
+def _has(path: Path, length: int) -> bool:
+    try:
+        return path.stat().st_size == length
+    except OSError:
+        return False

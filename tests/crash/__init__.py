@@ -1,0 +1,1 @@
+"""What the agent survives: kills, failing disks, power cuts."""
