@@ -124,8 +124,19 @@ def load(path: str | Path, check_as: str | None = None) -> CheckedSession:
             asks.
         VerificationError: the record's reserved options make no sense.
     """
-    folder = Path(path)
-    record = read_record(folder)
+    return open_record(Path(path), read_record(Path(path)), check_as)
+
+
+def open_record(
+    folder: Path, record: VariantRecord, check_as: str | None = None
+) -> CheckedSession:
+    """Open a variant whose record is known already, such as that of an installed release.
+
+    Raises:
+        UsageError: its format is not known here.
+        ToolchainError: as for `load`.
+        VerificationError: as for `load`.
+    """
     module = session_module(check_as or record.runtime.format)
     own = _of_runtime(record.options)
     options = own if check_as is None else own.get("check", {})

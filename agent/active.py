@@ -1,0 +1,120 @@
+"""The model that runs here, for an application: `active("minilm").run({...})`.
+
+The session follows the link `current`: a switch is noticed between two runs and never within one.
+Each opening counts as a start of the application, so a release whose session cannot even be opened
+is taken back like one whose application does not come up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from agent.config import default_state
+from agent.errors import SlipwayError, UsageError
+from agent.health import Word, say
+from agent.sessions import CheckedSession, open_record
+from agent.shim import count_start
+from agent.slots import Slot, Slots
+from agent.tensors import Array
+
+GOOD_RUNS = 20
+"""After so many runs without an error in a trial the application says that it is well."""
+
+
+class ActiveSession:
+    """A session of whatever is installed, reopened where that changes."""
+
+    def __init__(self, model: str, state: Path) -> None:
+        self._model = model
+        self._state = state
+        self._slots = Slots(state / "models" / model)
+        self._runs = 0
+        self._session: CheckedSession | None = None
+        self._link: tuple[int, int] | None = None
+        self._slot: Slot | None = None
+        self._reopen()
+
+    @property
+    def slot(self) -> Slot:
+        """What runs."""
+        assert self._slot is not None
+        return self._slot
+
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
+        """Run once, on whatever is installed at that moment; as `CheckedSession.run`.
+
+        Raises:
+            UsageError: a name, dtype or shape does not fit the signature.
+            SlipwayError: what was installed since cannot be opened.
+        """
+        if _identity(self._slots.folder / "current") != self._link:
+            self._reopen()
+        assert self._session is not None
+        answer = self._session.run(inputs)
+        self._runs += 1
+        if self._runs == GOOD_RUNS:
+            self.report(good=True, reason=f"{GOOD_RUNS} runs")
+        return answer
+
+    def report(self, *, good: bool, reason: str = "") -> None:
+        """Tell the agent how it goes; where none listens, nobody is told."""
+        with contextlib.suppress(SlipwayError):
+            say(self._state, Word(model=self._model, good=good, reason=reason))
+
+    def close(self) -> None:
+        """Give the runtime's memory back."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def __enter__(self) -> ActiveSession:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _reopen(self) -> None:
+        self.close()
+        count_start(self._slots.folder)
+        # The link is looked at before the slot is read: a switch in between is seen by the next run.
+        self._link = _identity(self._slots.folder / "current")
+        slot = self._slots.read(self._slots.current())
+        if slot is None:
+            raise UsageError(
+                f"No release of {self._model} is installed in {self._state}.",
+                cause="Nothing was installed yet, or the state folder is another one.",
+                remedy="Install one: sdk-agent install PACKAGE",
+            )
+        try:
+            self._session = open_record(slot.folder, slot.variant)
+        except SlipwayError as error:
+            self.report(good=False, reason=error.what)
+            raise
+        self._slot, self._runs = slot, 0
+
+
+def active(model: str, state: str | Path | None = None) -> ActiveSession:
+    """Open the release of a model that is installed on this device.
+
+    Args:
+        model: its name.
+        state: the agent's state folder, where it is not the usual one.
+
+    Raises:
+        UsageError: none is installed.
+        ToolchainError: its runtime is missing, or refuses the file.
+    """
+    return ActiveSession(model, Path(state) if state else default_state())
+
+
+def _identity(link: Path) -> tuple[int, int] | None:
+    """Changes with every switch: a new link is another file."""
+    try:
+        found = os.lstat(link)
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns

@@ -1,0 +1,138 @@
+"""What the agent of a device is told: `agent.toml`.
+
+    repository = "https://updates.example.org/fleet"   # or a folder
+    root = "root.json"                                  # came with the first installation
+    group = "line-3"
+    poll_s = 60
+    [trial]
+    seconds = 3600
+    confirm = "health"     # "health": the application says so; "deadline": no bad word until then
+    [idle]
+    hook = "/usr/local/bin/is-idle"                     # ends with 0 where a preflight may disturb
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from agent.codec import decode
+from agent.errors import SlipwayError, UsageError
+
+Confirm = Literal["health", "deadline"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trial:
+    """How a release proves itself after it was activated."""
+
+    seconds: float = 3600.0
+    confirm: Confirm = "health"
+    """`health`: it is taken back unless the application says that it is well. `deadline`: it is
+    kept unless somebody says that it is not."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preflight:
+    """What a release may cost before it runs."""
+
+    seconds: float = 900.0
+    memory_mib: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Idle:
+    """When the device is at rest."""
+
+    hook: str | None = None
+    """A program that ends with 0 where it is. Without one the device always is."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """One agent's configuration."""
+
+    state: Path
+    repository: str | None = None
+    """None: only packages are installed."""
+    root: Path | None = None
+    """None: `root.json` in the state folder."""
+    group: str | None = None
+    poll_s: float = 60.0
+    reserve_mib: int = 256
+    """Disk space that no update takes."""
+    trial: Trial = dataclasses.field(default_factory=Trial)
+    preflight: Preflight = dataclasses.field(default_factory=Preflight)
+    idle: Idle = dataclasses.field(default_factory=Idle)
+
+
+def default_state() -> Path:
+    """`$SLIPWAY_STATE`, else `/var/lib/slipway` for root, else the user's own state folder."""
+    told = os.environ.get("SLIPWAY_STATE")
+    if told:
+        return Path(told)
+    if os.geteuid() == 0:
+        return Path("/var/lib/slipway")
+    base = os.environ.get("XDG_STATE_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "state") / "slipway"
+
+
+def read_config(path: Path | None, state: Path | None) -> Config:
+    """The configuration in a file, or the defaults where there is none.
+
+    Args:
+        path: of the file; by default `agent.toml` in the state folder, if it is there.
+        state: the state folder, where it is not the usual one.
+
+    Raises:
+        UsageError: a named file cannot be read, or an entry is not known or wrongly typed.
+    """
+    folder = state or default_state()
+    place = path or folder / "agent.toml"
+    if path is None and not place.exists():
+        return Config(state=folder)
+    try:
+        told = _loads(place.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"The configuration {place} cannot be read: {error}.",
+            cause="The path is wrong, or the file is no TOML.",
+            remedy="Correct it; sdk-agent doctor says what is read.",
+        ) from error
+    _check_known(told, place)
+    try:
+        return decode(Config, {"state": str(folder), **told}, place.name)
+    except SlipwayError as error:
+        raise UsageError(
+            f"{place}: {error.what}", cause="The entry has another type.", remedy="Correct it."
+        ) from error
+
+
+def _loads(text: str) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    return tomllib.loads(text)
+
+
+def _check_known(told: Mapping[str, Any], place: Path) -> None:
+    known: dict[str, Any] = {field.name: None for field in dataclasses.fields(Config)}
+    known |= {
+        name: {field.name for field in dataclasses.fields(kind)}
+        for name, kind in (("trial", Trial), ("preflight", Preflight), ("idle", Idle))
+    }
+    names = [name for name in told if name not in known]
+    for table, entries in told.items():
+        if isinstance(entries, Mapping) and known.get(table):
+            names += [f"{table}.{name}" for name in entries if name not in known[table]]
+    if names:
+        raise UsageError(
+            f"{place} names {', '.join(names)}, which the agent does not know.",
+            cause="The name is misspelt, or belongs into another table.",
+            remedy=f"Known are {', '.join(sorted(known))}.",
+        )
