@@ -31,7 +31,7 @@ TRANSITIONS: Mapping[State, Mapping[State, str]] = {
         "REJECTED": "it is not signed, not newer, revoked, or nothing in it fits this device",
     },
     "DOWNLOADING": {
-        "STAGED": "every file has its hash and lies in the slot that does not run",
+        "STAGED": "every file that is needed is here, and has its hash",
         "FAILED": "a file cannot be had, the disk is too small, or it was called off",
     },
     "STAGED": {
@@ -39,7 +39,8 @@ TRANSITIONS: Mapping[State, Mapping[State, str]] = {
         "FAILED": "it was called off, or a file has changed since",
     },
     "PREFLIGHT": {
-        "ACTIVATING": "answers, accuracy, memory and speed hold here",
+        "ACTIVATING": "answers, accuracy, memory and speed hold here; the slot that does not run "
+        "is filled",
         "FAILED": "one of them does not, for every variant that fits",
     },
     "ACTIVATING": {
@@ -139,8 +140,6 @@ def reconcile(found: Found) -> Decision:
     if switched:
         # Nothing switches before ACTIVATING is noted: somebody else moved the link.
         return Decision(step="roll back", reason=f"`current` was switched in {found.state}")
-    if found.state == "PREFLIGHT" and not found.new_complete:
-        return Decision(step="give up", reason="the slot is not complete any more")
     return Decision(step="continue", reason="it was interrupted")
 
 

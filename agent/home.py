@@ -1,0 +1,145 @@
+"""The state folder of one agent, opened: its lock, its journal, its blobs, its slots.
+
+    agent.db  device.key  device.json  root.json  health.sock
+    blobs/sha256/  staging/<action>/  models/<name>/{A,B,current,trial}  prepared/  trust/
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+from agent.blobs import Blobs
+from agent.config import Config
+from agent.device import Device, boot_id, device_of, uptime_s
+from agent.errors import StorageError, UsageError
+from agent.files import make_folders, storage_errors
+from agent.identity import fingerprint
+from agent.journal import Journal
+from agent.manifest import Fingerprint
+from agent.names import check_path
+from agent.slots import Slot, Slots
+from agent.states import Clock
+from agent.trust import Trust
+
+_LAST_SIGNED = "last_signed_time"
+
+
+class Home:
+    """What one agent has; only one at a time, by a lock on the folder itself."""
+
+    def __init__(self, config: Config) -> None:
+        """Open the state folder; what is not there yet is made.
+
+        Raises:
+            StorageError: it cannot be written, or another agent has it.
+            UsageError: there is no root metadata to trust.
+            VerificationError: the device's key cannot be read.
+        """
+        self.config = config
+        self.folder = config.state
+        with storage_errors(self.folder):
+            for name in ("blobs/sha256", "staging", "models", "prepared", "trust"):
+                make_folders(self.folder / name)
+        self._lock = _locked(self.folder)
+        try:
+            self.journal = Journal(self.folder / "agent.db")
+            self.device: Device = device_of(self.folder)
+            self.blobs = Blobs(self.folder / "blobs" / "sha256")
+            self.trust = Trust(self.folder / "trust", _root(config))
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def slots(self, model: str) -> Slots:
+        """A model's slots.
+
+        Raises:
+            VerificationError: that is no name of a model.
+        """
+        return Slots(self.folder / "models" / check_path(model))
+
+    def installed(self) -> Iterator[tuple[str, Slot]]:
+        """Every model that runs here, with its slot."""
+        for folder in sorted((self.folder / "models").iterdir()):
+            slots = Slots(folder)
+            slot = slots.read(slots.current())
+            if slot is not None:
+                yield folder.name, slot
+
+    def staging(self, action: str) -> Path:
+        """A folder for one action's parts."""
+        return self.folder / "staging" / check_path(action)
+
+    def fingerprint(self) -> Fingerprint:
+        """What this device is now."""
+        return fingerprint()
+
+    def now(self) -> dt.datetime:
+        """UTC, and never before the last time that somebody trusted has signed."""
+        wall = dt.datetime.now(tz=dt.timezone.utc)
+        signed = self.journal.fact(_LAST_SIGNED)
+        return max(wall, dt.datetime.fromtimestamp(signed or 0, tz=dt.timezone.utc))
+
+    def signed_at(self, moment: dt.datetime) -> None:
+        """Remember a time that was signed."""
+        if moment.timestamp() > (self.journal.fact(_LAST_SIGNED) or 0):
+            self.journal.set_fact(_LAST_SIGNED, moment.timestamp())
+
+    def clock(self) -> Clock:
+        """For deadlines."""
+        return Clock(boot_id=boot_id(), uptime_s=uptime_s())
+
+    def free_bytes(self) -> int:
+        """Room on the disk beside what is kept free."""
+        return shutil.disk_usage(self.folder).free - (self.config.reserve_mib << 20)
+
+    def close(self) -> None:
+        """Let another agent have it."""
+        self.journal.close()
+        os.close(self._lock)
+
+    def __enter__(self) -> Home:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _locked(folder: Path) -> int:
+    """A lock on the folder itself: one that was moved aside and made anew is another one."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(descriptor).st_ino != folder.stat().st_ino:
+            raise BlockingIOError
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise StorageError(
+            f"Another agent has the state folder {folder}.",
+            cause="sdk-agent run is already running, perhaps as a service.",
+            remedy="Stop it first (systemctl stop slipway-agent), or name another --state.",
+        ) from error
+    return descriptor
+
+
+def _root(config: Config) -> bytes:
+    path = config.root or config.state / "root.json"
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(
+            f"There is no root metadata at {path}: {error.strerror}.",
+            cause="The agent does not know yet whom to trust.",
+            remedy="Copy metadata/root.json of your repository there, by a way that you trust.",
+        ) from error
