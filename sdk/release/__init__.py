@@ -1,0 +1,1 @@
+"""From a build to a signed release: keys, the repository, publishing, packages."""
