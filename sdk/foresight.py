@@ -42,8 +42,11 @@ def unprovable(
         return None
     known = f"accuracy_drop <= {limit:g} is beyond proof here, even for the original itself"
     if needed is None:
-        return f"{known}: without any loss, no number of samples bounds the drop by that"
+        return (
+            f"{known}: without any loss, no number of samples bounds the drop by that; "
+            "loosen the limit"
+        )
     return (
         f"{known}: without any loss it takes {needed} samples in the final split, which has "
-        f"{len(final)}: about half of what [data] yields"
+        f"{len(final)} (about half of what [data] yields): yield more, or loosen the limit"
     )
