@@ -32,7 +32,7 @@ from sdk.steps.lower import Lowering, lower, sensitivities, tuned
 from sdk.steps.prove import FINAL, SELECTION, evaluate, is_measurable, measure
 from sdk.steps.runner import Runner
 from targets import toolchain, variations
-from targets.interface import Program, Ranking, Sensitivity, Toolchain
+from targets.interface import Program, Sensitivity, Toolchain
 
 RESERVE = 0.3
 """The share of the budget that is kept for the final, at most."""
@@ -320,11 +320,8 @@ class _Search:
         """
         for recipe in to_rank(self._standing):
             if recipe.digest not in self._ranked and self._left() > 0:
-                ranks = isinstance(toolchain(recipe.toolchain), Ranking)
-                self._ranked[recipe.digest] = (
-                    sensitivities(self._runner, recipe, self._captured, self._left() / 2)
-                    if ranks
-                    else ()
+                self._ranked[recipe.digest] = sensitivities(
+                    self._runner, recipe, self._captured, self._left() / 2
                 )
 
     def _final(self) -> list[Result]:
