@@ -19,11 +19,11 @@ from profiles import find
 from sdk.estimate import estimate
 from sdk.objective import OBJECTIVES, Figures, Objective, cost, must_be_small
 from sdk.plan import Candidate
+from sdk.result import Status
 from sdk.search.clock import Clock, counted, seconds, spoken
 from sdk.search.finals import ALIKE, FINALISTS, finalists, why_left
 from sdk.search.moves import files_of, in_order, next_kept, next_moves, to_rank
 from sdk.search.standing import Attempt, Move, Standing
-from sdk.select import Status
 from targets import variations
 from targets.interface import OpCost, Program, Ranking, Recipe, Sensitivity
 from targets.recipes import aotinductor_cpu, executorch, nncf, onnxruntime, openvino

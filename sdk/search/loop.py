@@ -19,6 +19,7 @@ from sdk.estimate import estimate
 from sdk.objective import Objective
 from sdk.plan import Candidate, Planned
 from sdk.prune import reason as why_pruned
+from sdk.result import Result, Status
 from sdk.search.clock import Clock, counted, spoken
 from sdk.search.finals import FINALISTS, finalists, why_left
 from sdk.search.moves import files_of, next_moves, to_rank
@@ -26,7 +27,7 @@ from sdk.search.race import race
 from sdk.search.record import Heat, SearchRecord
 from sdk.search.sampler import draws
 from sdk.search.standing import Attempt, Move, Standing
-from sdk.select import Result, Selection, Status, select
+from sdk.select import Selection, select
 from sdk.steps.capture import Captured
 from sdk.steps.lower import Lowering, lower, sensitivities, tuned
 from sdk.steps.prove import FINAL, SELECTION, evaluate, is_measurable, measure

@@ -16,7 +16,7 @@ from profiles import Profile
 from sdk.cache import key_of
 from sdk.foresight import rules_of
 from sdk.prove import Evaluation, Report, evidence, proves_numerics, runnable_as
-from sdk.select import Accuracy, Result
+from sdk.result import Accuracy, Result
 from sdk.steps.capture import Captured
 from sdk.steps.lower import Lowering
 from sdk.steps.runner import Runner, own_code_digest
