@@ -20,6 +20,7 @@ from sdk.objective import Objective
 from sdk.plan import Candidate, Planned
 from sdk.prune import reason as why_pruned
 from sdk.result import Result, Status
+from sdk.samples import FINAL, SELECTION
 from sdk.search.clock import Clock, counted, spoken
 from sdk.search.finals import FINALISTS, finalists, why_left
 from sdk.search.moves import files_of, next_moves, to_rank
@@ -30,7 +31,7 @@ from sdk.search.standing import Attempt, Move, Standing
 from sdk.select import Selection, select
 from sdk.steps.capture import Captured
 from sdk.steps.lower import Lowering, lower, sensitivities, tuned
-from sdk.steps.prove import FINAL, SELECTION, evaluate, is_measurable, measure
+from sdk.steps.prove import evaluate, is_measurable, measure
 from sdk.steps.runner import Runner
 from targets import toolchain, variations
 from targets.interface import Program, Sensitivity, Toolchain
