@@ -22,6 +22,8 @@ RESERVED = "buckets"
 
 Bucket = Mapping[str, int]
 """Dim -> the size at which it is fixed."""
+GENERAL: Bucket = {}
+"""The form in which no size is fixed."""
 
 
 def buckets_of(options: Mapping[str, Any], signature: Signature) -> tuple[Bucket, ...]:

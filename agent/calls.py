@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from agent import buckets
 from agent.errors import VerificationError
 from agent.manifest import Signature
 from agent.tensors import Array
@@ -64,8 +65,9 @@ def calls_of(options: Mapping[str, Any]) -> Calls:
 
 
 def of_runtime(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that are the runtime's own."""
-    return {name: value for name, value in options.items() if name not in RESERVED}
+    """The options that are the runtime's own: neither how it is called, nor its buckets."""
+    ours = (*RESERVED, buckets.RESERVED)
+    return {name: value for name, value in options.items() if name not in ours}
 
 
 def batch_dim(signature: Signature) -> str | None:

@@ -345,6 +345,13 @@ class Detector(nn.Module):
         self.classes = nn.ModuleList(nn.Conv2d(width, classes, 3, padding=1) for _ in range(3))
 
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        last = {"boxes": torch.relu, "classes": torch.sigmoid}
+        return {
+            name: last[name.partition("_")[0]](output) for name, output in self.raw(image).items()
+        }
+
+    def raw(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What the last activations are given."""
         found, x = [], self.stem(image)
         for stage, lateral in zip(self.stages, self.laterals, strict=True):
             x = stage(x)
@@ -355,8 +362,8 @@ class Detector(nn.Module):
             )
         outputs = {}
         for scale in range(3):
-            outputs[f"boxes_{scale}"] = self.boxes[scale](found[scale]).relu()
-            outputs[f"classes_{scale}"] = self.classes[scale](found[scale]).sigmoid()
+            outputs[f"boxes_{scale}"] = self.boxes[scale](found[scale])
+            outputs[f"classes_{scale}"] = self.classes[scale](found[scale])
         return outputs
 
 

@@ -30,9 +30,10 @@ from sdk.plan import Assignment, Candidate, Planned, plan
 from sdk.project import Project
 from sdk.project_reader import load_project
 from sdk.prune import audit, reason, with_disproofs
+from sdk.result import Result
 from sdk.search.clock import Clock
 from sdk.search.loop import Job, search
-from sdk.select import Result, Selection, select
+from sdk.select import Selection, select
 from sdk.steps.calibration import calibration_note
 from sdk.steps.capture import Captured, capture
 from sdk.steps.lower import Lowering, lower

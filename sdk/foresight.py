@@ -7,8 +7,7 @@ from typing import Any
 
 from agent.drop import samples_needed
 from agent.metrics import metric
-
-_FINAL = "final"
+from sdk.samples import FINAL
 
 
 def rules_of(told: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,16 +33,19 @@ def unprovable(
         scores: the original's, split -> one for each sample.
     """
     limit = limits.get("accuracy_drop")
-    if limit is None or told is None or not scores or not scores.get(_FINAL):
+    if limit is None or told is None or not scores or not scores.get(FINAL):
         return None
-    final = scores[_FINAL]
+    final = scores[FINAL]
     needed = samples_needed(final, final, limit=limit, **rules_of(told))
     if needed is not None and needed <= len(final):
         return None
     known = f"accuracy_drop <= {limit:g} is beyond proof here, even for the original itself"
     if needed is None:
-        return f"{known}: without any loss, no number of samples bounds the drop by that"
+        return (
+            f"{known}: without any loss, no number of samples bounds the drop by that; "
+            "loosen the limit"
+        )
     return (
         f"{known}: without any loss it takes {needed} samples in the final split, which has "
-        f"{len(final)}: about half of what [data] yields"
+        f"{len(final)} (about half of what [data] yields): yield more, or loosen the limit"
     )

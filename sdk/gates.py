@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from agent.manifest import Floor, Gate, Signature
-from sdk.select import Result
+from sdk.result import Result
 
 _QUANTILES = {
     "latency_p50_ms": 500,

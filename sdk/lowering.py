@@ -1,4 +1,4 @@
-"""A program and a recipe for a toolchain, in this process: formed, lowered, or ranked."""
+"""A program and a recipe for a toolchain, in this process: converted, lowered, or ranked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sdk.usercode import load_function
 from targets import toolchain
 from targets.interface import (
     Calibration,
-    Form,
+    Conversion,
     Lowered,
     Program,
     Ranking,
@@ -25,17 +25,17 @@ from targets.interface import (
 )
 
 
-def form(payload: dict[str, Any], out: Path) -> Program:
-    """The program in the form that a recipe begins with.
+def convert(payload: dict[str, Any], out: Path) -> Program:
+    """Convert: the program becomes what a recipe begins with.
 
     Args:
-        payload: as for `lower`, and {form}.
+        payload: as for `lower`, and {conversion}.
         out: an empty folder for its files.
     """
-    from targets.lowering.forms import transform
+    from targets.lowering import conversions
 
     with _opened(payload) as (_, program, _, _):
-        return transform(program, decode(Form, payload["form"], "form"), out)
+        return conversions.convert(program, decode(Conversion, payload["conversion"]), out)
 
 
 def lower(payload: dict[str, Any], out: Path) -> Lowered:

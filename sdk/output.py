@@ -25,7 +25,8 @@ from agent.variant import RECORD_NAME, VariantRecord, record_bytes
 from sdk.cache import Cache
 from sdk.gates import drop_max_ppm, floors, gates
 from sdk.plan import Assignment
-from sdk.select import Result, Selection
+from sdk.result import Result
+from sdk.select import Selection
 from sdk.steps.capture import Captured
 from sdk.steps.lower import Lowering
 from sdk.summary import Summary

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from sdk.estimate import Interval, bounds, file_bytes
 from sdk.limits import KINDS, Bounded, LimitVerdict, judge, overall
 from sdk.plan import Candidate, Planned
-from sdk.select import Result
+from sdk.result import Result
 from targets.interface import Program
 
 RELATIVE = ("speedup", "memory_reduction", "size_reduction")

@@ -1,6 +1,6 @@
 """Why a candidate is where it is, for the table of reasons. Pure.
 
-`sdk.select.deciding` names the limit that decided. Here is the rest: what decided between
+`sdk.verdicts.deciding` names the limit that decided. Here is the rest: what decided between
 candidates whose limits are all met.
 """
 
@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from agent.bench import Quantity, Ratio, compare
 from sdk.objective import Objective, cost, in_words, is_speed, quantity
-from sdk.select import Result, Selection, deciding, figures_of, find_baseline
+from sdk.result import Result
+from sdk.select import Selection, figures_of, find_baseline
+from sdk.verdicts import deciding
 
 
 def reason(result: Result, selection: Selection) -> str:

@@ -22,6 +22,7 @@ from agent.tensors import Array, TensorWriter, read_tensors
 
 Split = Literal["calibration", "selection", "final"]
 SPLITS: tuple[Split, ...] = ("calibration", "selection", "final")
+SELECTION, FINAL = SPLITS[1:]
 _CALIBRATION_SHARE, _SELECTION_SHARE = 0.25, 0.25
 
 
@@ -197,6 +198,8 @@ class CalibrationInputs:
 
 
 __all__ = [
+    "FINAL",
+    "SELECTION",
     "SPLITS",
     "CalibrationInputs",
     "Sample",

@@ -56,7 +56,7 @@ def _step(name: str) -> Callable[[dict[str, Any], Path], Result]:
 
         return capture
     return {
-        "form": _form,
+        "convert": _convert,
         "lower": _lower,
         "rank": _rank,
         "evaluate": _evaluate,
@@ -67,13 +67,13 @@ def _step(name: str) -> Callable[[dict[str, Any], Path], Result]:
     }[name]
 
 
-def _form(payload: dict[str, Any], out: Path) -> Result:
-    """Bring a program into the form that a toolchain's recipes begin with."""
+def _convert(payload: dict[str, Any], out: Path) -> Result:
+    """Convert a program to what a toolchain's recipes begin with."""
     from agent.codec import encode
-    from sdk.lowering import form
+    from sdk.lowering import convert
 
     with _vendor_errors(payload["recipe"]["toolchain"], "could not convert the program"):
-        return dict(encode(form(payload, out)))
+        return dict(encode(convert(payload, out)))
 
 
 def _lower(payload: dict[str, Any], out: Path) -> Result:

@@ -18,8 +18,9 @@ from sdk.estimate import Estimate
 from sdk.limits import Evidence, LimitVerdict, Verdict
 from sdk.plan import Assignment
 from sdk.reasons import reason
+from sdk.result import Accuracy, Result, Status
 from sdk.search.record import SearchRecord
-from sdk.select import Accuracy, Result, Selection, Status, find_baseline
+from sdk.select import Selection, find_baseline
 from sdk.steps.capture import Captured
 
 SCHEMA = 1

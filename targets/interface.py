@@ -94,8 +94,8 @@ class Program:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Form:
-    """Another form of a program, in floats: made once, for all recipes that begin with it."""
+class Conversion:
+    """What a program is converted to, in floats: once, for all recipes that begin with it."""
 
     kind: Literal["onnx", "openvino"]
     opset: int | None = None
@@ -230,10 +230,10 @@ class Toolchain(Protocol):
 
 
 @runtime_checkable
-class Forming(Protocol):
-    """A toolchain that lowers from another form, which it would otherwise make for each recipe."""
+class Converting(Protocol):
+    """A toolchain that lowers from a conversion, which it would otherwise make for each recipe."""
 
-    def form(self, program: Program, recipe: Recipe) -> Form | None:
+    def conversion(self, program: Program, recipe: Recipe) -> Conversion | None:
         """What the recipe begins with; None where the program already is that."""
         ...
 

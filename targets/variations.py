@@ -13,6 +13,7 @@ from typing import Any
 
 from agent import buckets
 from agent.calls import ONE_AT_A_TIME, Calls, batch_dim, calls_of
+from agent.sessions import session_module
 from profiles import Profile
 from targets.interface import Program, Recipe
 from targets.lowering import nncf_int8
@@ -49,7 +50,7 @@ def tunings(recipe: Recipe, program: Program, profile: Profile) -> Iterator[Tuni
     if make is not None:
         for tag, options, exact in make(recipe, profile):
             yield Tuning(recipe=_with_options(recipe, tag, options), exact=exact)
-    if recipe.toolchain in _FIXES_SIZES:
+    if getattr(session_module(recipe.format), "FIXES_SIZES", False):
         yield from _static(recipe, program)
 
 
@@ -174,10 +175,6 @@ def _called(
     tag = (f"c{callers}" if callers > 1 else "") + (f"b{size}" if batched else "")
     threads = _CALLERS_THREADS[recipe.toolchain](cores // callers) if callers > 1 else {}
     return _with_options(recipe, tag, {**threads, **calls.options, **_batched(recipe, calls)})
-
-
-_FIXES_SIZES = ("openvino", "onnxruntime")
-"""Those whose runtime can compile a file of dynamic dims once more for fixed sizes."""
 
 
 def _static(recipe: Recipe, program: Program) -> Iterator[Tuning]:

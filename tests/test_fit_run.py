@@ -65,7 +65,7 @@ def _fit(host: Profile, said: list[Event], chosen: list[Case]) -> Profile:
 
 
 def _estimates_within(factor: float, profile: Profile, folder: Path) -> None:
-    """A loaded machine may be that much off; benchmarks/fitted.py has the real bar."""
+    """Of the right size at all: two tests share this machine; benchmarks/fitted.py has the bar."""
     import torch
 
     net = torch.nn.Sequential(torch.nn.Linear(512, 512), torch.nn.ReLU(), torch.nn.Linear(512, 64))
@@ -97,7 +97,7 @@ def test_a_handful_of_programs_fits_this_machine(host: Profile, tmp_path: Path) 
     assert _fit(host, again, chosen) == profile
     assert {event.kind for event in again} == {"cached"}
     assert not list((cache_folder() / "work").iterdir())
-    _estimates_within(3.0, profile, tmp_path)
+    _estimates_within(10.0, profile, tmp_path)  # 1000 would be a wrong unit
     # And it is what later builds on this machine estimate by.
     keep_fit(host, profile.fitted)
     assert (data_folder() / "fitted").is_dir()

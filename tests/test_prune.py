@@ -16,7 +16,9 @@ from sdk.estimate import estimate, file_bytes
 from sdk.limits import LimitVerdict
 from sdk.plan import Candidate, Planned
 from sdk.prune import audit, disproof, reason, with_disproofs
-from sdk.select import Result, deciding, find_baseline, select
+from sdk.result import Result
+from sdk.select import find_baseline, select
+from sdk.verdicts import deciding
 from targets.interface import OpCost, Program, Recipe
 from tests.test_select import result
 

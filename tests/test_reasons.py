@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from sdk.reasons import reason
-from sdk.select import Result, select
+from sdk.result import Result
+from sdk.select import select
 from tests.test_select import LIMITS, result
 
 

@@ -19,14 +19,14 @@ from profiles import find
 from sdk.estimate import estimate
 from sdk.objective import OBJECTIVES, Figures, Objective, cost, must_be_small
 from sdk.plan import Candidate
+from sdk.result import Status
 from sdk.search.clock import Clock, counted, seconds, spoken
 from sdk.search.finals import ALIKE, FINALISTS, finalists, why_left
 from sdk.search.moves import files_of, in_order, next_kept, next_moves, to_rank
 from sdk.search.standing import Attempt, Move, Standing
-from sdk.select import Status
 from targets import variations
 from targets.interface import OpCost, Program, Ranking, Recipe, Sensitivity
-from targets.recipes import executorch, nncf, onnxruntime, openvino
+from targets.recipes import aotinductor_cpu, executorch, nncf, onnxruntime, openvino
 from tests.test_prune import program
 from tests.test_select import PROFILE, result
 
@@ -344,8 +344,8 @@ ORT = onnxruntime(None, VNNI, "f32")
         (ORT, {}, {"batch": 1, "length": 16}),
         (ORT, {"batch": 8, "batch_dim": "batch"}, {"batch": 8, "length": 16}),
         (openvino("GPU", "f16", "f16"), {}, None),
-        (dataclasses.replace(ORT, toolchain="executorch", backend="xnnpack"), {}, None),
-        (dataclasses.replace(ORT, toolchain="aotinductor"), {}, None),
+        (executorch("xnnpack", "f32"), {}, None),
+        (next(iter(aotinductor_cpu())), {}, None),
     ],
 )
 def test_where_sizes_vary_a_form_for_those_that_count_is_tried(

@@ -19,7 +19,9 @@ from profiles import Profile
 from sdk.estimate import Estimate, Interval
 from sdk.plan import Candidate
 from sdk.prove import Report
-from sdk.select import Accuracy, Result, Selection, deciding, find_baseline, select
+from sdk.result import Accuracy, Result
+from sdk.select import Selection, find_baseline, select
+from sdk.verdicts import deciding
 from targets.interface import Recipe
 
 QUIET = Conditions(power_mode=None, governor=None, clocks_mhz=(), load_1m=0.0, temperatures_c={})

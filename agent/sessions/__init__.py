@@ -138,7 +138,7 @@ def open_record(
         VerificationError: as for `load`.
     """
     module = session_module(check_as or record.runtime.format)
-    own = _of_runtime(record.options)
+    own = of_runtime(record.options)
     options = own if check_as is None else own.get("check", {})
     fixed = _buckets(module, record)
     entry = folder / record.files[0].path
@@ -155,12 +155,6 @@ def open_record(
             ]
             inner = buckets.Forms(inner, forms, record.signature)
     return CheckedSession(inner, record)
-
-
-def _of_runtime(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that are the runtime's own."""
-    found = of_runtime(options)
-    return {name: value for name, value in found.items() if name != buckets.RESERVED}
 
 
 def _buckets(module: SessionModule, record: VariantRecord) -> tuple[buckets.Bucket, ...]:
@@ -261,7 +255,7 @@ def profile(
     first = taken_by[0]
     found: tuple[OperatorTime, ...] = measure(
         folder / record.files[0].path,
-        _of_runtime(record.options),
+        of_runtime(record.options),
         record.signature,
         [one for one, by in zip(checked, taken_by, strict=True) if by == first],
         runs,

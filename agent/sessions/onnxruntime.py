@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from agent.buckets import GENERAL, Bucket
 from agent.errors import ToolchainError, UsageError
 from agent.manifest import Signature
 from agent.sessions import PROFILE_WARMUP, OperatorTime, Session, operator_times
@@ -23,7 +24,6 @@ FORMAT = "onnxruntime"
 PACKAGE = "onnxruntime"
 FIXES_SIZES = True
 
-_NONE: Mapping[str, int] = {}
 _LEVELS = {
     "none": "ORT_DISABLE_ALL",
     "basic": "ORT_ENABLE_BASIC",
@@ -47,7 +47,7 @@ def load(
     options: Mapping[str, Any],
     signature: Signature,
     *,
-    fixed: Mapping[str, int] = _NONE,
+    fixed: Bucket = GENERAL,
 ) -> Session:
     """Load an `.onnx` file.
 
@@ -75,7 +75,7 @@ def profile(
     inputs: Sequence[Mapping[str, Array]],
     runs: int,
     *,
-    fixed: Mapping[str, int] = _NONE,
+    fixed: Bucket = GENERAL,
 ) -> tuple[OperatorTime, ...]:
     """What each node costs, by the runtime's own trace; the engine is the execution provider."""
     onnxruntime = import_runtime()
@@ -147,7 +147,7 @@ def import_runtime() -> Any:
     return onnxruntime
 
 
-def _settings(onnxruntime: Any, options: Mapping[str, Any], fixed: Mapping[str, int]) -> Any:
+def _settings(onnxruntime: Any, options: Mapping[str, Any], fixed: Bucket) -> Any:
     unknown = sorted(set(options) - set(_OPTIONS))
     if unknown:
         raise UsageError(
@@ -232,7 +232,7 @@ class _Session:
         return {name: count / total for name, count in nodes.items()} if total else {}
 
 
-def _check_fixed(runtime: Any, signature: Signature, fixed: Mapping[str, int]) -> None:
+def _check_fixed(runtime: Any, signature: Signature, fixed: Bucket) -> None:
     """The runtime says nothing to a dim that the file has under another name."""
     shapes = {port.name: port.shape for port in runtime.get_inputs()}
     for spec in signature.inputs:

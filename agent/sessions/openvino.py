@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from agent.buckets import GENERAL, Bucket
 from agent.errors import ToolchainError
 from agent.imports import without
 from agent.manifest import Signature
@@ -21,15 +22,13 @@ FORMAT = "openvino"
 PACKAGE = "openvino"
 FIXES_SIZES = True
 
-_NONE: Mapping[str, int] = {}
-
 
 def load(
     path: Path,
     options: Mapping[str, Any],
     signature: Signature,
     *,
-    fixed: Mapping[str, int] = _NONE,
+    fixed: Bucket = GENERAL,
 ) -> Session:
     """Load an `.xml` file with the `.bin` beside it.
 
@@ -52,7 +51,7 @@ def profile(
     inputs: Sequence[Mapping[str, Array]],
     runs: int,
     *,
-    fixed: Mapping[str, int] = _NONE,
+    fixed: Bucket = GENERAL,
 ) -> tuple[OperatorTime, ...]:
     """What each node of the compiled graph costs; the engine is the kernel that ran it."""
     compiled = _compiled(path, {**options, "PERF_COUNT": True}, signature, fixed)
@@ -64,9 +63,7 @@ def profile(
     )
 
 
-def _compiled(
-    path: Path, options: Mapping[str, Any], signature: Signature, fixed: Mapping[str, int]
-) -> Any:
+def _compiled(path: Path, options: Mapping[str, Any], signature: Signature, fixed: Bucket) -> Any:
     openvino = import_runtime()
     device = str(options.get("device", "CPU"))
     ours = ("device", "check")
@@ -88,7 +85,7 @@ def _compiled(
         ) from error
 
 
-def _fix_sizes(openvino: Any, model: Any, signature: Signature, fixed: Mapping[str, int]) -> None:
+def _fix_sizes(openvino: Any, model: Any, signature: Signature, fixed: Bucket) -> None:
     """Fix these dims' sizes in the inputs' shapes; what follows from them is inferred anew."""
     model.reshape(
         {

@@ -38,19 +38,7 @@ class RawDetector(Detector):
 
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
         """Six outputs."""
-        x, found = self.stem(image), []
-        for stage, lateral in zip(self.stages, self.laterals, strict=True):
-            x = stage(x)
-            found.append(lateral(x))
-        for scale in (1, 0):
-            found[scale] = found[scale] + functional.interpolate(
-                found[scale + 1], scale_factor=2.0, mode="nearest"
-            )
-        outputs = {}
-        for scale in range(3):
-            outputs[f"boxes_{scale}"] = self.boxes[scale](found[scale])
-            outputs[f"classes_{scale}"] = self.classes[scale](found[scale])
-        return outputs
+        return self.raw(image)
 
 
 class _Attention(nn.Module):

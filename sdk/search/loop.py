@@ -19,6 +19,8 @@ from sdk.estimate import estimate
 from sdk.objective import Objective
 from sdk.plan import Candidate, Planned
 from sdk.prune import reason as why_pruned
+from sdk.result import Result, Status
+from sdk.samples import FINAL, SELECTION
 from sdk.search.clock import Clock, counted, spoken
 from sdk.search.finals import FINALISTS, finalists, why_left
 from sdk.search.moves import files_of, next_moves, to_rank
@@ -26,13 +28,13 @@ from sdk.search.race import race
 from sdk.search.record import Heat, SearchRecord
 from sdk.search.sampler import draws
 from sdk.search.standing import Attempt, Move, Standing
-from sdk.select import Result, Selection, Status, select
+from sdk.select import Selection, select
 from sdk.steps.capture import Captured
 from sdk.steps.lower import Lowering, lower, sensitivities, tuned
-from sdk.steps.prove import FINAL, SELECTION, evaluate, is_measurable, measure
+from sdk.steps.prove import evaluate, is_measurable, measure
 from sdk.steps.runner import Runner
 from targets import toolchain, variations
-from targets.interface import Program, Ranking, Sensitivity, Toolchain
+from targets.interface import Program, Sensitivity, Toolchain
 
 RESERVE = 0.3
 """The share of the budget that is kept for the final, at most."""
@@ -320,11 +322,8 @@ class _Search:
         """
         for recipe in to_rank(self._standing):
             if recipe.digest not in self._ranked and self._left() > 0:
-                ranks = isinstance(toolchain(recipe.toolchain), Ranking)
-                self._ranked[recipe.digest] = (
-                    sensitivities(self._runner, recipe, self._captured, self._left() / 2)
-                    if ranks
-                    else ()
+                self._ranked[recipe.digest] = sensitivities(
+                    self._runner, recipe, self._captured, self._left() / 2
                 )
 
     def _final(self) -> list[Result]:

@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 from agent.bench import Race, compare
 from sdk.objective import is_speed, quantity
+from sdk.result import Result
 from sdk.search.standing import Attempt, Standing
-from sdk.select import Result
 from sdk.steps.capture import Captured
 from sdk.steps.lower import Lowering
 from sdk.steps.prove import heat

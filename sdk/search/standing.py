@@ -11,7 +11,8 @@ from typing import Literal
 from agent.calls import ONE_AT_A_TIME, calls_of
 from sdk.limits import overall
 from sdk.objective import Figures, Objective, cost, in_words
-from sdk.select import Result, verdicts
+from sdk.result import Result
+from sdk.verdicts import verdicts
 from targets.interface import Recipe
 
 Kind = Literal["plan", "tuning", "setting", "mixed", "drawn"]

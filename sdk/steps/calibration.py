@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from agent.codec import decode
 from sdk.cache import key_of
 from sdk.calibration import Coverage, told
-from sdk.select import Result
+from sdk.result import Result
 from sdk.steps.capture import Captured
 from sdk.steps.lower import Lowering
 from sdk.steps.runner import Runner, own_code_digest

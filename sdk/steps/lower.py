@@ -15,12 +15,13 @@ from agent.manifest import File
 from agent.variant import RECORD_NAME, VariantRecord, record_bytes
 from sdk.cache import Entry, key_of
 from sdk.steps.capture import Captured
-from sdk.steps.form import formed, run_vendor
+from sdk.steps.convert import converted
 from sdk.steps.runner import Runner, own_code_digest
+from sdk.steps.vendor import run_vendor
 from sdk.workers import StepFailure
 from targets.interface import Lowered, Recipe, Sensitivity
 
-_LEAST_S = 1.0
+_LEAST_S = 1.0  # a step gets so long where its conversion took nearly all the time
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -139,7 +140,7 @@ def _run(
 ) -> tuple[dict[str, Any] | StepFailure, Path, float]:
     """The step after its conversion, both within the time."""
     began = time.monotonic()
-    program = formed(runner, recipe, captured, within_s)
+    program = converted(runner, recipe, captured, within_s)
     if isinstance(program, StepFailure):
         return program, program.log.parent, time.monotonic() - began
     if within_s is not None:

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from agent.codec import decode
 from agent.sessions import OperatorTime
 from sdk.cache import key_of
-from sdk.select import Result, Selection, find_baseline
+from sdk.result import Result
+from sdk.select import Selection, find_baseline
 from sdk.steps.capture import Captured
 from sdk.steps.lower import Lowering
 from sdk.steps.runner import Runner, own_code_digest

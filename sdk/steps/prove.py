@@ -16,14 +16,14 @@ from profiles import Profile
 from sdk.cache import key_of
 from sdk.foresight import rules_of
 from sdk.prove import Evaluation, Report, evidence, proves_numerics, runnable_as
-from sdk.select import Accuracy, Result
+from sdk.result import Accuracy, Result
+from sdk.samples import FINAL, SELECTION
 from sdk.steps.capture import Captured
 from sdk.steps.lower import Lowering
 from sdk.steps.runner import Runner, own_code_digest
 from sdk.workers import StepFailure
 from targets.interface import Recipe
 
-SELECTION, FINAL = "selection", "final"
 SPLITS = (SELECTION, FINAL)
 P99_SECONDS = 12.0  # long enough for the 459 runs of a model of 25 ms
 HEAT = Budget(seconds_per_contestant=1.2, min_runs=20, tolerance=0.1)

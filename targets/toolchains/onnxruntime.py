@@ -14,7 +14,15 @@ from typing import Any
 
 from agent.errors import ToolchainError
 from agent.manifest import Runtime
-from targets.interface import Availability, Calibration, Form, Lowered, Problem, Program, Recipe
+from targets.interface import (
+    Availability,
+    Calibration,
+    Conversion,
+    Lowered,
+    Problem,
+    Program,
+    Recipe,
+)
 from targets.lowering import onnx_files, onnx_quantise
 from targets.lowering.export import EXPORT_OPSETS, SINGLE_FILE_BYTES, export_problems
 from targets.lowering.onnx_levels import onnxruntime_for
@@ -64,10 +72,10 @@ def supports(program: Program, recipe: Recipe) -> list[Problem]:
     return problems
 
 
-def form(program: Program, recipe: Recipe) -> Form | None:
+def conversion(program: Program, recipe: Recipe) -> Conversion | None:
     """The plain recipe and all quantised ones begin with the same graph in floats."""
     exported = program.kind == "exported"
-    return Form(kind="onnx", opset=recipe.opset or _DEFAULT_OPSET) if exported else None
+    return Conversion(kind="onnx", opset=recipe.opset or _DEFAULT_OPSET) if exported else None
 
 
 def lower(program: Program, recipe: Recipe, calibration: Calibration | None, out: Path) -> Lowered:

@@ -20,7 +20,7 @@ from agent.sessions.openvino import without_telemetry
 from targets.interface import (
     Availability,
     Calibration,
-    Form,
+    Conversion,
     Lowered,
     Problem,
     Program,
@@ -71,10 +71,10 @@ def supports(program: Program, recipe: Recipe) -> list[Problem]:
     return problems
 
 
-def form(program: Program, recipe: Recipe) -> Form | None:
+def conversion(program: Program, recipe: Recipe) -> Conversion | None:
     """Every recipe begins with the same model in floats."""
     del recipe
-    return Form(kind="openvino") if program.kind == "exported" else None
+    return Conversion(kind="openvino") if program.kind == "exported" else None
 
 
 def lower(program: Program, recipe: Recipe, calibration: Calibration | None, out: Path) -> Lowered:

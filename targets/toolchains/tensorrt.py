@@ -17,7 +17,15 @@ from typing import Any
 from agent.engine_plan import BELOW, DLA_GAP, generation_of
 from agent.errors import ToolchainError
 from agent.manifest import Runtime
-from targets.interface import Availability, Calibration, Form, Lowered, Problem, Program, Recipe
+from targets.interface import (
+    Availability,
+    Calibration,
+    Conversion,
+    Lowered,
+    Problem,
+    Program,
+    Recipe,
+)
 from targets.lowering import (
     nncf_int8,
     onnx_files,
@@ -77,10 +85,10 @@ def supports(program: Program, recipe: Recipe) -> list[Problem]:
     return problems
 
 
-def form(program: Program, recipe: Recipe) -> Form | None:
+def conversion(program: Program, recipe: Recipe) -> Conversion | None:
     """All precisions begin with the same graph in floats."""
     exported = program.kind == "exported"
-    return Form(kind="onnx", opset=_written_opset(recipe)) if exported else None
+    return Conversion(kind="onnx", opset=_written_opset(recipe)) if exported else None
 
 
 def lower(program: Program, recipe: Recipe, calibration: Calibration | None, out: Path) -> Lowered:

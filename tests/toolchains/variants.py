@@ -8,8 +8,8 @@ import targets
 from agent.files import sha256_of
 from agent.manifest import File
 from agent.variant import RECORD_NAME, VariantRecord, record_bytes
-from targets.interface import Form, Forming, Lowered, Program
-from targets.lowering.forms import transform
+from targets.interface import Conversion, Converting, Lowered, Program
+from targets.lowering.conversions import convert
 from tests.toolchains.cases import Case
 from tests.toolchains.zoo import Entry
 
@@ -18,7 +18,7 @@ def lower(case: Case, entry: Entry, program: Program, folder: Path) -> Lowered:
     """Lower one zoo entry into an empty folder, as a build does, and write the record beside it."""
     folder.mkdir()
     toolchain = targets.toolchain(case.recipe.toolchain)
-    program = formed(case, program)
+    program = converted(case, program)
     calibration = entry.calibration() if case.needs_data else None
     lowered = toolchain.lower(program, case.recipe, calibration, folder)
     recorded(case, entry, program, lowered, folder)
@@ -49,17 +49,19 @@ def recorded(case: Case, entry: Entry, program: Program, lowered: Lowered, folde
     (folder / RECORD_NAME).write_bytes(record_bytes(record))
 
 
-def formed(case: Case, program: Program) -> Program:
-    """The program in the form that the case's recipe begins with; made once for each program."""
+def converted(case: Case, program: Program) -> Program:
+    """What the case's recipe begins with; made once for each program."""
     toolchain = targets.toolchain(case.recipe.toolchain)
-    form = toolchain.form(program, case.recipe) if isinstance(toolchain, Forming) else None
-    if form is None:
+    wanted = (
+        toolchain.conversion(program, case.recipe) if isinstance(toolchain, Converting) else None
+    )
+    if wanted is None:
         return program
-    out = program.path.parent / f"{form.kind}-{form.opset}"
-    if (program.path, form) not in _FORMED:
+    out = program.path.parent / f"{wanted.kind}-{wanted.opset}"
+    if (program.path, wanted) not in _CONVERTED:
         out.mkdir(exist_ok=True)
-        _FORMED[program.path, form] = transform(program, form, out)
-    return _FORMED[program.path, form]
+        _CONVERTED[program.path, wanted] = convert(program, wanted, out)
+    return _CONVERTED[program.path, wanted]
 
 
-_FORMED: dict[tuple[Path, Form], Program] = {}
+_CONVERTED: dict[tuple[Path, Conversion], Program] = {}

@@ -1,4 +1,4 @@
-"""The form that recipes begin with: made once, kept, and its failure told to each of them."""
+"""The conversion that recipes begin with: made once, kept, its failure told to each of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agent.identity import fingerprint
 from sdk.cache import Cache
 from sdk.project_reader import load_project
 from sdk.steps.capture import Captured
-from sdk.steps.form import formed
+from sdk.steps.convert import converted
 from sdk.steps.lower import lower
 from sdk.steps.runner import Runner
 from sdk.workers import StepFailure, Workers
@@ -65,7 +65,7 @@ def test_two_recipes_at_a_time_and_a_later_build_share_one_conversion(
         one, other = pool.map(lambda recipe: lower(runner, recipe, captured), (F32, F16))
     assert one.failure is other.failure is None
     assert one.digest != other.digest
-    found = formed(runner_of(), F32, captured, None)
+    found = converted(runner_of(), F32, captured, None)
     assert isinstance(found, Program)
     assert (found.kind, found.digest) == ("openvino", captured.program.digest)
     assert found.path.is_file()
@@ -81,7 +81,7 @@ def test_a_program_that_cannot_be_converted_fails_every_recipe_and_is_tried_once
     failures = [lower(runner, recipe, captured).failure for recipe in (F32, F16)]
     assert all(failure and "torch cannot load program.pt2" in failure for failure in failures)
     assert said.count(STARTED) == 1
-    assert isinstance(formed(runner, F32, captured, None), StepFailure)
+    assert isinstance(converted(runner, F32, captured, None), StepFailure)
 
 
 def test_what_several_threads_ask_for_is_made_once(runner_of: Callable[[], Runner]) -> None:

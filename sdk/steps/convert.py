@@ -1,4 +1,4 @@
-"""The step before lowering: the program in the form that a toolchain's recipes begin with.
+"""The step before lowering: the program converted to what a toolchain's recipes begin with.
 
 Converting takes longer than most of what follows, and gives every recipe of a toolchain the same.
 So it is made once and kept; a recipe that cannot share it is lowered from the captured program.
@@ -6,28 +6,21 @@ So it is made once and kept; a recipe that cannot share it is lowered from the c
 
 from __future__ import annotations
 
-import dataclasses
 import platform
 from pathlib import Path
-from typing import Any
 
 from agent.codec import encode
 from sdk.cache import key_of
 from sdk.lowering import read_program
 from sdk.steps.capture import Captured
 from sdk.steps.runner import Runner, own_code_digest
+from sdk.steps.vendor import run_vendor
 from sdk.workers import StepFailure
 from targets import toolchain
-from targets.interface import Form, Forming, Program, Recipe
-
-_VERBS = {
-    "form": "converting the model for",
-    "lower": "lowering",
-    "rank": "ranking the operators of",
-}
+from targets.interface import Conversion, Converting, Program, Recipe
 
 
-def formed(
+def converted(
     runner: Runner, recipe: Recipe, captured: Captured, within_s: float | None
 ) -> Program | StepFailure:
     """What the recipe is lowered from; a converter's failure is a result.
@@ -39,61 +32,39 @@ def formed(
         within_s: the longest it may take, where that is less than the project file allows.
     """
     chosen = toolchain(recipe.toolchain)
-    wanted = chosen.form(captured.program, recipe) if isinstance(chosen, Forming) else None
+    wanted = chosen.conversion(captured.program, recipe) if isinstance(chosen, Converting) else None
     if wanted is None:
         return captured.program
     key = key_of(
-        step="form",
+        step="convert",
         program=captured.program.digest,
         signature=captured.program.signature,
-        form=wanted,
+        conversion=wanted,
         versions=runner.availability[recipe.toolchain].versions,
         code=own_code_digest(),
         python=platform.python_version(),
     )
-    return runner.once(key, lambda: _formed(runner, recipe, captured, wanted, key, within_s))
+    return runner.once(key, lambda: _converted(runner, recipe, captured, wanted, key, within_s))
 
 
-def run_vendor(
-    runner: Runner,
-    step: str,
-    recipe: Recipe,
-    program: Program,
-    captured: Captured,
-    within_s: float | None,
-    **more: Any,
-) -> tuple[dict[str, Any] | StepFailure, Path, float]:
-    """A toolchain's step in a process of its own: its outcome, its folder, and its seconds."""
-    python = runner.project.settings_for(recipe.toolchain).python
-    limits = runner.limits_for(recipe.toolchain, python)
-    if within_s is not None:
-        limits = dataclasses.replace(limits, time_limit_s=min(limits.time_limit_s, within_s))
-    factory = runner.project.model.factory
-    payload = {
-        "program": encode(program) | {"path": str(program.path)},
-        "data_folder": str(captured.folder),
-        "recipe": encode(recipe),
-        "project": str(runner.project.root),
-        "factory": factory.function if factory else "",
-        **more,
-    }
-    name = recipe.toolchain if step == "form" else recipe.name
-    with runner.workers.busy():
-        return runner.run(step, payload, limits, f"{_VERBS[step]} {name}")
-
-
-def _formed(
+def _converted(
     runner: Runner,
     recipe: Recipe,
     captured: Captured,
-    wanted: Form,
+    wanted: Conversion,
     key: str,
     within_s: float | None,
 ) -> Program | StepFailure:
     entry = runner.find(key)
     if entry is None:
         outcome, folder, seconds = run_vendor(
-            runner, "form", recipe, captured.program, captured, within_s, form=encode(wanted)
+            runner,
+            "convert",
+            recipe,
+            captured.program,
+            captured,
+            within_s,
+            conversion=encode(wanted),
         )
         if isinstance(outcome, StepFailure):
             return outcome

@@ -1,4 +1,4 @@
-"""A form that is made ahead for many recipes: it changes no answer, and spares the converter."""
+"""A conversion that is made ahead for many recipes: it changes no answer, and spares time."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import pytest
 import targets
 from agent.sessions import load
 from agent.tensors import Array
-from targets.interface import Forming, Program
+from targets.interface import Converting, Program
 from tests.toolchains.cases import CASES, VENDOR_WARNINGS, Case
-from tests.toolchains.variants import formed, lower, recorded
+from tests.toolchains.variants import converted, lower, recorded
 from tests.toolchains.zoo import ZOO, Entry
 
 pytestmark = [pytest.mark.toolchain, *VENDOR_WARNINGS]
@@ -51,7 +51,7 @@ def test_the_answers_are_those_of_a_direct_lowering(
     name: str, entry_name: str, program_of: Callable[[str], Program], tmp_path: Path
 ) -> None:
     case, entry, program = BY_NAME[name], ZOO[entry_name], program_of(entry_name)
-    assert formed(case, program).kind != program.kind
+    assert converted(case, program).kind != program.kind
     lower(case, entry, program, tmp_path / "shared")
     direct = tmp_path / "direct"
     direct.mkdir()
@@ -67,10 +67,10 @@ def test_the_answers_are_those_of_a_direct_lowering(
 
 
 @pytest.mark.parametrize("name", ["openvino-f32", "openvino-bf16", "onnxruntime-f32"])
-def test_from_its_form_a_program_is_lowered_without_torch(
+def test_once_converted_a_program_is_lowered_without_torch(
     name: str, program_of: Callable[[str], Program], tmp_path: Path
 ) -> None:
-    program = formed(BY_NAME[name], program_of("cnn"))
+    program = converted(BY_NAME[name], program_of("cnn"))
     (tmp_path / "program").write_bytes(pickle.dumps(program))
     found = subprocess.run(
         [sys.executable, "-c", LOWER, name, "cnn", tmp_path / "program", tmp_path / "out"],
@@ -82,23 +82,23 @@ def test_from_its_form_a_program_is_lowered_without_torch(
     assert found.stdout.splitlines()[-1] == "False"
 
 
-def test_a_program_that_is_onnx_already_has_no_other_form(
+def test_a_program_that_is_onnx_already_is_not_converted(
     onnx_program_of: Callable[[str], Program],
 ) -> None:
     program = onnx_program_of("cnn")
     for case in CASES:
         toolchain = targets.toolchain(case.recipe.toolchain)
-        if isinstance(toolchain, Forming):
-            assert toolchain.form(program, case.recipe) is None
+        if isinstance(toolchain, Converting):
+            assert toolchain.conversion(program, case.recipe) is None
 
 
-def test_recipes_of_one_toolchain_share_their_form(
+def test_recipes_of_one_toolchain_share_their_conversion(
     program_of: Callable[[str], Program],
 ) -> None:
     def form(case: Case) -> object:
         toolchain = targets.toolchain(case.recipe.toolchain)
-        assert isinstance(toolchain, Forming)
-        return toolchain.form(program_of("cnn"), case.recipe)
+        assert isinstance(toolchain, Converting)
+        return toolchain.conversion(program_of("cnn"), case.recipe)
 
     for toolchain in ("openvino", "onnxruntime"):
         cases = [case for case in CASES if case.recipe.toolchain == toolchain]
