@@ -1,8 +1,8 @@
-"""The model that runs here, for an application: `active("minilm").run({...})`.
+"""The model that runs here, for an application: `agent.sessions.active("minilm").run({...})`.
 
 The session follows the link `current`: a switch is noticed between two runs and never within one.
-Each opening counts as a start of the application, so a release whose session cannot even be opened
-is taken back like one whose application does not come up.
+An opening counts as a start of the application, until a first run has gone well: so a release that
+cannot be opened or run is taken back like one whose application does not come up.
 """
 
 from __future__ import annotations
@@ -15,32 +15,39 @@ from typing import Any
 
 from agent.config import default_state
 from agent.errors import SlipwayError, UsageError
-from agent.health import Word, say
+from agent.local import Word, say
 from agent.sessions import CheckedSession, open_record
-from agent.shim import count_start
-from agent.slots import Slot, Slots
+from agent.shim import count_start, forget_starts
 from agent.tensors import Array
+from agent.updates.slots import CURRENT, Slot, Slots
+from agent.variant import prepared_name
 
 GOOD_RUNS = 20
-"""After so many runs without an error in a trial the application says that it is well."""
+"""After so many runs without an error the application has said that it is well."""
 
 
 class ActiveSession:
     """A session of whatever is installed, reopened where that changes."""
 
-    def __init__(self, model: str, state: Path) -> None:
+    def __init__(self, model: str, state: Path | None = None) -> None:
+        """Open it.
+
+        Raises:
+            UsageError: none is installed.
+            ToolchainError: its runtime is missing, or refuses the file.
+        """
         self._model = model
-        self._state = state
-        self._slots = Slots(state / "models" / model)
-        self._runs = 0
+        self._state = state or default_state()
+        self._slots = Slots(self._state / "models" / model)
         self._session: CheckedSession | None = None
-        self._link: tuple[int, int] | None = None
         self._slot: Slot | None = None
+        self._link: tuple[int, int] | None = None
+        self._runs = 0
         self._reopen()
 
     @property
     def slot(self) -> Slot:
-        """What runs."""
+        """What runs: its release, its variant, its files."""
         assert self._slot is not None
         return self._slot
 
@@ -51,11 +58,19 @@ class ActiveSession:
             UsageError: a name, dtype or shape does not fit the signature.
             SlipwayError: what was installed since cannot be opened.
         """
-        if _identity(self._slots.folder / "current") != self._link:
+        if self._session is None or _identity(self._slots.folder / CURRENT) != self._link:
             self._reopen()
         assert self._session is not None
-        answer = self._session.run(inputs)
+        try:
+            answer = self._session.run(inputs)
+        except UsageError:
+            raise  # the inputs are wrong, not the release
+        except Exception as error:
+            self.report(good=False, reason=f"a run failed: {error}")
+            raise
         self._runs += 1
+        if self._runs == 1:
+            forget_starts(self._slots.folder)
         if self._runs == GOOD_RUNS:
             self.report(good=True, reason=f"{GOOD_RUNS} runs")
         return answer
@@ -81,7 +96,7 @@ class ActiveSession:
         self.close()
         count_start(self._slots.folder)
         # The link is looked at before the slot is read: a switch in between is seen by the next run.
-        self._link = _identity(self._slots.folder / "current")
+        self._link = _identity(self._slots.folder / CURRENT)
         slot = self._slots.read(self._slots.current())
         if slot is None:
             raise UsageError(
@@ -89,26 +104,13 @@ class ActiveSession:
                 cause="Nothing was installed yet, or the state folder is another one.",
                 remedy="Install one: sdk-agent install PACKAGE",
             )
+        prepared = self._state / "prepared" / prepared_name(slot.variant)
         try:
-            self._session = open_record(slot.folder, slot.variant)
+            self._session = open_record(slot.folder, slot.variant, prepared=prepared)
         except SlipwayError as error:
             self.report(good=False, reason=error.what)
             raise
         self._slot, self._runs = slot, 0
-
-
-def active(model: str, state: str | Path | None = None) -> ActiveSession:
-    """Open the release of a model that is installed on this device.
-
-    Args:
-        model: its name.
-        state: the agent's state folder, where it is not the usual one.
-
-    Raises:
-        UsageError: none is installed.
-        ToolchainError: its runtime is missing, or refuses the file.
-    """
-    return ActiveSession(model, Path(state) if state else default_state())
 
 
 def _identity(link: Path) -> tuple[int, int] | None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import re
 import sys
 import time
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from agent.buckets import in_words
-from agent.contestant import BOOTSTRAP
+from agent.bootstrap import own_command
 from agent.identity import Conditions, conditions_now
 from agent.measurement import Failure, Measurement, Quantity, latency, ratio
 from agent.processes import Child, ChildError
@@ -168,7 +167,7 @@ class Arena:
 
     def _start(self, contestant: Contestant) -> Child:
         child = Child(
-            [contestant.python, "-c", BOOTSTRAP, str(Path(__file__).parent), str(os.getpid())],
+            own_command("agent.contestant", python=contestant.python),
             log=self._log_folder / (re.sub(r"[^\w.+-]", "_", contestant.name) + ".log"),
             folder=self._log_folder,
             memory_limit_bytes=self._memory_limit_bytes,

@@ -1,20 +1,21 @@
 """`sdk-agent`: what a person or a unit file asks of a device's agent.
 
-argparse and nothing else: the agent's import time is part of every poll of a small device.
+argparse and nothing else: the agent's import time is part of every poll of a small device. Where
+an agent is at work, it is asked to do what would take its lock.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
+import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agent.errors import SlipwayError, UsageError
+from agent.errors import EXIT_CODES, NetworkError, SlipwayError, StorageError, UsageError
 
 _UNIT = """[Unit]
 Description=Slipway agent
@@ -25,7 +26,7 @@ Wants=network-online.target
 ExecStart={program} run --state {state}
 Restart=always
 RestartSec=10
-# The agent needs its own folder and the network, nothing else.
+# It needs its own folder and the network, nothing else.
 ProtectSystem=strict
 ReadWritePaths={state}
 PrivateTmp=true
@@ -37,9 +38,8 @@ WantedBy=multi-user.target
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit code is that of docs/reference/cli.md."""
-    parser = _parser()
-    chosen = parser.parse_args(arguments)
+    """Run a command; the exit codes are those of `sdk`."""
+    chosen = _parser().parse_args(arguments)
     try:
         answer = chosen.does(chosen)
     except KeyboardInterrupt:
@@ -51,148 +51,189 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if line:
                 print(line, file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # whoever read has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     if answer is not None:
         _show(answer, as_json=chosen.json)
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
+    codes = "; ".join(f"{code} {told}" for code, told in EXIT_CODES.items())
     parser = argparse.ArgumentParser(
-        prog="sdk-agent", description="Install signed releases, prove them here, take them back."
+        prog="sdk-agent",
+        description="Install signed releases, prove them here, take them back.",
+        epilog=f"Exit codes: {codes}.",
+        allow_abbrev=False,
     )
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--state", type=Path, help="the state folder")
+    common.add_argument("--state", type=Path, help="the state folder ($SLIPWAY_STATE)")
     common.add_argument("--config", type=Path, help="agent.toml, where it is elsewhere")
     common.add_argument("--json", action="store_true", help="print JSON")
     common.add_argument("--debug", action="store_true", help="print tracebacks")
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, does: Callable[[Any], Any], told: str, example: str) -> Any:
         found = commands.add_parser(
-            name, parents=[common], help=told, description=told, epilog=f"Example: {example}"
+            name,
+            parents=[common],
+            help=told,
+            description=told,
+            epilog=f"Example: sdk-agent {example}",
+            allow_abbrev=False,
         )
         found.set_defaults(does=does)
         return found
 
-    install = add("install", _install, "Install a package.", "sdk-agent install minilm-1.2.0.zip")
+    trust = add("trust", _trust, "Trust a repository from now on.", "trust 1.root.json")
+    trust.add_argument("root", type=Path, help="its metadata/1.root.json, come by safely")
+    install = add("install", _install, "Install a package.", "install minilm-1.2.0.zip")
     install.add_argument("package", type=Path)
-    add("run", _run, "Poll, install, watch, until it is stopped.", "sdk-agent run")
-    add("once", _once, "Look once, and do what there is to do.", "sdk-agent once --json")
-    add("status", _status, "What runs, and what is under way.", "sdk-agent status")
-    add("doctor", _doctor, "What this device is and has.", "sdk-agent doctor")
-    add("unit", _unit, "Print a systemd unit.", "sdk-agent unit > /etc/systemd/system/slipway.service")
-    for name, does, told in (
-        ("rollback", _rollback, "Go back to the release before."),
-        ("mark-good", _mark_good, "Confirm the release on trial."),
-        ("mark-bad", _mark_bad, "Take the release on trial back."),
+    add("run", _run, "Poll, install, watch, until it is stopped.", "run")
+    add("once", _once, "Look once, and do what there is to do.", "once --json")
+    add("status", _status, "What runs, and what is under way.", "status")
+    add("doctor", _doctor, "What this device is and has, and what is wrong.", "doctor")
+    add("unit", _unit, "Print a systemd unit.", "unit > /etc/systemd/system/slipway-agent.service")
+    for name, told in (
+        ("rollback", "Go back to the release before."),
+        ("mark-good", "Confirm the release on trial."),
+        ("mark-bad", "Take the release on trial back."),
     ):
-        command = add(name, does, told, f"sdk-agent {name} minilm")
+        command = add(name, _by_hand, told, f"{name} minilm")
         command.add_argument("model")
         if name != "mark-good":
             command.add_argument("--reason", default="an operator's decision")
-    health = add("health", _health, "Say how the application is.", 'sdk-agent health minilm --bad "NaN"')
+    health = add("health", _health, "Say how the application is.", 'health minilm --bad "NaN"')
     health.add_argument("model")
     word = health.add_mutually_exclusive_group(required=True)
     word.add_argument("--good", action="store_true")
     word.add_argument("--bad", metavar="REASON")
-    shim = add("exec", _exec, "Count a start, then become the command.", "sdk-agent exec minilm -- ./app")
+    word.add_argument(
+        "--exit-code",
+        type=int,
+        metavar="N",
+        help="of the application: for a hook; 0 says nothing, all others are bad",
+    )
+    shim = add("exec", _exec, "Count a start, then become the command.", "exec minilm -- ./app")
     shim.add_argument("model")
-    shim.add_argument("argv", nargs=argparse.REMAINDER)
+    shim.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- COMMAND ...")
     return parser
 
 
-def _home(chosen: Any) -> Any:
+def _config(chosen: Any) -> Any:
     from agent.config import read_config
-    from agent.home import Home
 
-    return Home(read_config(chosen.config, chosen.state))
+    return read_config(chosen.config, chosen.state)
 
 
 def _tell(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _install(chosen: Any) -> Any:
-    from agent.install import install
+def _done_by_agent(chosen: Any, request: Mapping[str, Any], here: Callable[[Any], Any]) -> Any:
+    """Do it here, or have the agent do it that has the state folder."""
+    from agent.local import AGENT, ask
+    from agent.updates.home import Home
 
-    with _home(chosen) as home:
-        return _action(install(home, chosen.package, _tell))
+    config = _config(chosen)
+    try:
+        home = Home(config)
+    except StorageError as locked:
+        if not (config.state / AGENT).exists():
+            raise
+        try:
+            return ask(config.state, request)
+        except NetworkError:
+            raise locked from None
+    with home:
+        from agent.updates.recover import recover
+
+        recover(home, _tell)
+        return here(home)
+
+
+def _trust(chosen: Any) -> Any:
+    from agent.updates.trust import begin_trust
+
+    return begin_trust(_config(chosen).state, chosen.root)
+
+
+def _install(chosen: Any) -> Any:
+    from agent.updates.install import install
+    from agent.updates.run import told
+
+    package = chosen.package.absolute()
+    return _done_by_agent(
+        chosen,
+        {"do": "install", "package": str(package)},
+        lambda home: told(install(home, package, _tell)),
+    )
 
 
 def _run(chosen: Any) -> None:
-    from agent.config import read_config
-    from agent.run import run
+    from agent.updates.run import run
 
-    run(read_config(chosen.config, chosen.state), _tell)
+    run(_config(chosen), _tell)
 
 
 def _once(chosen: Any) -> Any:
-    from agent.run import once
+    from agent.updates.run import once, told
 
-    with _home(chosen) as home:
-        return _action(once(home, _tell))
+    return _done_by_agent(chosen, {"do": "once"}, lambda home: told(once(home, _tell)))
 
 
 def _status(chosen: Any) -> Any:
-    from agent.status import status
+    from agent.updates.status import status
 
-    with _home(chosen) as home:
-        return status(home)
+    return status(_config(chosen))
 
 
 def _doctor(chosen: Any) -> Any:
-    from agent.config import read_config
-    from agent.status import doctor
+    from agent.updates.status import doctor
 
-    return doctor(read_config(chosen.config, chosen.state))
+    return doctor(_config(chosen))
 
 
-def _unit(chosen: Any) -> Any:
-    from agent.config import read_config
-
-    state = read_config(chosen.config, chosen.state).state.absolute()
+def _unit(chosen: Any) -> None:
+    state = _config(chosen).state.absolute()
     print(_UNIT.format(program=Path(sys.argv[0]).absolute(), state=state), end="")
 
 
-def _rollback(chosen: Any) -> Any:
-    from agent.install import go_back
+def _by_hand(chosen: Any) -> Any:
+    from agent.updates.keeping import Keeper
+    from agent.updates.run import do
 
-    with _home(chosen) as home:
-        return _action(go_back(home, chosen.model, chosen.reason, _tell))
-
-
-def _mark_good(chosen: Any) -> Any:
-    from agent import update
-
-    with _home(chosen) as home:
-        return _action(update.confirm(home, _on_trial(home, chosen.model), "an operator's word"))
+    request = {"do": chosen.command, "model": chosen.model}
+    if chosen.command != "mark-good":
+        request["reason"] = chosen.reason
+    return _done_by_agent(chosen, request, lambda home: do(home, request, _tell, Keeper()))
 
 
-def _mark_bad(chosen: Any) -> Any:
-    from agent import update
+def _health(chosen: Any) -> Any:
+    from agent.local import HEALTH, Word, say
+    from agent.updates.run import told
 
-    with _home(chosen) as home:
-        return _action(update.roll_back(home, _on_trial(home, chosen.model), chosen.reason))
+    if chosen.exit_code == 0:
+        return None
+    reason = chosen.bad or (f"exit code {chosen.exit_code}" if chosen.exit_code else "")
+    word = Word(model=chosen.model, good=bool(chosen.good), reason=reason)
+    config = _config(chosen)
+    if (config.state / HEALTH).exists():
+        try:
+            say(config.state, word)
+        except NetworkError:
+            pass  # it died and left its socket: said here instead
+        else:
+            return None
+    from agent.updates.home import Home
+    from agent.updates.outcome import watch
 
-
-def _on_trial(home: Any, model: str) -> Any:
-    action = home.journal.unfinished()
-    if action is None or action.model != model or action.state != "TRIAL":
-        state = "nothing is under way" if action is None else f"{action.model} is in {action.state}"
-        raise UsageError(
-            f"{model} is not on trial: {state}.",
-            cause="It was confirmed or taken back already, or was never installed.",
-            remedy="sdk-agent status",
-        )
-    return action
-
-
-def _health(chosen: Any) -> None:
-    from agent.config import read_config
-    from agent.health import Word, say
-
-    state = read_config(chosen.config, chosen.state).state
-    say(state, Word(model=chosen.model, good=bool(chosen.good), reason=chosen.bad or ""))
+    with Home(config) as home:
+        action = home.journal.unfinished()
+        if action is None or action.state != "TRIAL":
+            return None
+        return told(watch(home, action, (word,)))
 
 
 def _exec(chosen: Any) -> None:
@@ -202,22 +243,31 @@ def _exec(chosen: Any) -> None:
     command = chosen.argv[1:] if chosen.argv[:1] == ["--"] else chosen.argv
     if not command:
         raise UsageError(
-            "There is no command to become.", remedy="sdk-agent exec MODEL -- COMMAND ..."
+            "There is no command to become.",
+            cause="Nothing stands behind the model.",
+            remedy="sdk-agent exec MODEL -- COMMAND ...",
         )
     become(chosen.state or default_state(), chosen.model, command)
 
 
-def _action(action: Any) -> Any:
-    if action is None:
-        return {"action": None}
-    told = dataclasses.asdict(action)
-    return {name: told[name] for name in ("id", "model", "state", "reason", "variant", "slot")}
-
-
-def _show(answer: Any, *, as_json: bool) -> None:
+def _show(answer: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(answer, indent=2, default=str))
         return
-    rows = answer if isinstance(answer, list) else [answer]
-    for row in rows:
-        print("  ".join(f"{name} {value}" for name, value in row.items() if value not in (None, "")))
+    print("\n".join(_lines(answer)))
+
+
+def _lines(answer: Mapping[str, Any], indent: str = "") -> list[str]:
+    found = []
+    for name, value in answer.items():
+        if value in (None, "", [], {}):
+            continue
+        if isinstance(value, Mapping):
+            found += [f"{indent}{name}", *_lines(value, indent + "  ")]
+        elif isinstance(value, (list, tuple)) and value and isinstance(value[0], Mapping):
+            for item in value:
+                found += [f"{indent}{name}", *_lines(item, indent + "  ")]
+        else:
+            shown = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+            found.append(f"{indent}{name}  {shown}")
+    return found or [f"{indent}nothing to do"]

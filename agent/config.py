@@ -9,6 +9,8 @@
     confirm = "health"     # "health": the application says so; "deadline": no bad word until then
     [idle]
     hook = "/usr/local/bin/is-idle"                     # ends with 0 where a preflight may disturb
+    [ladder]
+    reserve_mib = 64       # with less memory than this to be had, a lighter variant is taken
 """
 
 from __future__ import annotations
@@ -41,7 +43,11 @@ class Preflight:
     """What a release may cost before it runs."""
 
     seconds: float = 900.0
+    """Of all variants that are tried, together."""
     memory_mib: int | None = None
+    """Of one variant's process tree."""
+    measure_s: float = 4.0
+    """Of measuring, for each of those that are held against each other."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,6 +56,14 @@ class Idle:
 
     hook: str | None = None
     """A program that ends with 0 where it is. Without one the device always is."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ladder:
+    """When a device that is short of memory takes a lighter variant."""
+
+    reserve_mib: int = 64
+    """Less memory than this to be had: step down."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,6 +82,9 @@ class Config:
     trial: Trial = dataclasses.field(default_factory=Trial)
     preflight: Preflight = dataclasses.field(default_factory=Preflight)
     idle: Idle = dataclasses.field(default_factory=Idle)
+    ladder: Ladder = dataclasses.field(default_factory=Ladder)
+    root_folder: Path = Path("/")
+    """Where the machine's own files begin: elsewhere for an agent in a container."""
 
 
 def default_state() -> Path:
@@ -112,6 +129,9 @@ def read_config(path: Path | None, state: Path | None) -> Config:
         ) from error
 
 
+_TABLES = {"trial": Trial, "preflight": Preflight, "idle": Idle, "ladder": Ladder}
+
+
 def _loads(text: str) -> dict[str, Any]:
     if sys.version_info >= (3, 11):
         import tomllib
@@ -124,7 +144,7 @@ def _check_known(told: Mapping[str, Any], place: Path) -> None:
     known: dict[str, Any] = {field.name: None for field in dataclasses.fields(Config)}
     known |= {
         name: {field.name for field in dataclasses.fields(kind)}
-        for name, kind in (("trial", Trial), ("preflight", Preflight), ("idle", Idle))
+        for name, kind in _TABLES.items()
     }
     names = [name for name in told if name not in known]
     for table, entries in told.items():

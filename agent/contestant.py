@@ -30,32 +30,15 @@ from agent.processes import die_with, forget_peak, memory, serve, threads, tree_
 from agent.tensors import Array, read_tensors
 from agent.variant import read_record
 
-BOOTSTRAP = """\
-import importlib.util, sys
-sys.path[:] = [entry for entry in sys.path if entry]
-spec = importlib.util.spec_from_file_location(
-    "agent", sys.argv[1] + "/__init__.py", submodule_search_locations=[sys.argv[1]])
-sys.modules["agent"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(sys.modules["agent"])
-from agent.contestant import main
-main(*map(int, sys.argv[2:]))
-"""
-"""Run by `python -c`; its arguments are our folder, the parent's process and two pipes.
-
-It finds this package by its place. So any Python will do, whether Slipway is installed in it or
-not; an `agent/` in the current folder or on the path does not get in the way; and nothing that
-lies beside us, in a `site-packages` of another Python, comes into reach.
-"""
-
 MOST_INPUTS_BYTES = 64 << 20
 """What the inputs may weigh together: they count in the peak, and they stay in memory."""
 
 _THREAD_VARIABLES = ("GOMP_", "KMP_", "MKL_", "OMP_", "OPENBLAS_", "TBB_")
 
 
-def main(parent: int, questions: int, answers: int) -> None:
-    """Serve until the parent closes the pipe."""
-    die_with(parent)
+def main(parent: str, questions: str, answers: str) -> None:
+    """Serve until the parent closes the pipe; the arguments are numbers, of processes and pipes."""
+    die_with(int(parent))
     contestant = _Contestant()
     verbs = {
         "load": contestant.load,
@@ -65,7 +48,7 @@ def main(parent: int, questions: int, answers: int) -> None:
         "placement": contestant.placement,
         "close": contestant.close,
     }
-    serve(verbs, questions=questions, answers=answers)
+    serve(verbs, questions=int(questions), answers=int(answers))
 
 
 class _Contestant:

@@ -54,7 +54,7 @@ def observed(observer: Observer) -> Iterator[None]:
 
 @contextlib.contextmanager
 def told(operation: Operation) -> Iterator[None]:
-    """Tell of an operation that is done inside; `agent.journal` uses it for its commits."""
+    """Tell of an operation that is done inside; `agent.updates.journal` uses it for its commits."""
     for observer in _observers:
         observer(operation, "before")
     yield

@@ -15,13 +15,13 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from agent.engine_plan import EnginePlan, trtexec_arguments, trtexec_release
+from agent.bootstrap import own_command
 from agent.errors import StorageError, ToolchainError
 from agent.files import move_folder, sha256_of, storage_errors
 from agent.processes import die_with, tree
@@ -35,18 +35,6 @@ TIME_LIMIT_S = 3600.0
 
 JETPACK_TRTEXEC = Path("/usr/src/tensorrt/bin/trtexec")
 """Where JetPack's packages put it, off the path."""
-
-_BOOTSTRAP = """\
-import importlib.util, sys
-sys.path[:] = [entry for entry in sys.path if entry]
-spec = importlib.util.spec_from_file_location(
-    "agent", sys.argv[1] + "/__init__.py", submodule_search_locations=[sys.argv[1]])
-sys.modules["agent"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(sys.modules["agent"])
-from agent.engine_build import child
-child(int(sys.argv[2]), sys.argv[3])
-"""
-"""Finds this package by its place, as `agent.contestant.BOOTSTRAP` does and for its reasons."""
 
 _ASK_S = 60.0  # trtexec --help starts CUDA, which takes seconds on a cold board
 
@@ -151,9 +139,9 @@ def build_engine(
     return folder / ENGINE
 
 
-def child(parent: int, request: str) -> None:
+def main(parent: str, request: str) -> None:
     """The child's side: become `trtexec`, or build with the package."""
-    die_with(parent)
+    die_with(int(parent))
     asked: dict[str, Any] = json.loads(request)
     if asked["arguments"] is not None:
         arguments = asked["arguments"]
@@ -187,10 +175,7 @@ def _sweep(folder: Path) -> None:
 
 def _run(builder: Builder, request: dict[str, Any], scratch: Path, time_limit_s: float) -> None:
     log = scratch / LOG
-    command = [
-        *(sys.executable, "-c", _BOOTSTRAP, str(Path(__file__).parent)),
-        *(str(os.getpid()), json.dumps(request)),
-    ]
+    command = own_command("agent.engine_build", json.dumps(request))
     with storage_errors(log), log.open("wb") as stream:
         process = subprocess.Popen(
             command,

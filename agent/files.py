@@ -89,6 +89,39 @@ def link_or_copy(source: Path, destination: Path) -> None:
         shutil.copyfile(source, destination)
 
 
+def share(source: Path, destination: Path) -> None:
+    """Give a durable file that never changes a second name; a durable copy where that cannot be.
+
+    The name itself is durable once its folder is synced.
+    """
+    try:
+        disk.link(source, destination)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP):
+            raise
+        with source.open("rb") as stream, disk.Writer(destination, mode=0o444) as copy:
+            while chunk := stream.read(CHUNK_BYTES):
+                copy.write(chunk)
+            copy.sync()
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder and all in it; one that is not there is no error.
+
+    This is not made durable: after a power cut some of it may be back.
+    """
+    try:
+        entries = list(os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            remove_tree(Path(entry.path))
+        else:
+            disk.unlink(Path(entry.path))
+    disk.rmdir(folder)
+
+
 def point_link(link: Path, target: str) -> None:
     """Make `link` a symbolic link to `target` (relative to the link), replacing it atomically."""
     with storage_errors(link):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import os
 import platform
 import re
@@ -16,6 +17,7 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
+from agent.codec import canonical
 from agent.manifest import Fingerprint
 
 X86_ISA = (
@@ -118,6 +120,12 @@ def fingerprint(root: Path = Path("/"), machine: str | None = None) -> Fingerpri
         },
         conditions={"power_mode": _power_mode(root), "governor": _governor(root)},
     )
+
+
+def fingerprint_digest(found: Fingerprint) -> str:
+    """A name for what a device is and runs: what was proven under one is not under another."""
+    told = {"identity": found.identity, "software": found.software}
+    return hashlib.sha256(canonical(told)).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -53,6 +53,7 @@ class Child:
         log: Path,
         folder: Path,
         memory_limit_bytes: int | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._log = log
         self._memory_limit = memory_limit_bytes
@@ -69,6 +70,7 @@ class Child:
                     stdout=stream,
                     stderr=stream,
                     cwd=folder,
+                    env=None if environment is None else {**os.environ, **environment},
                     pass_fds=(to_read, to_write),
                     start_new_session=True,
                 )

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from agent.arena import Budget, spin_ms
-from agent.contestant import BOOTSTRAP
+from agent.bootstrap import own_command
 from agent.identity import conditions_now
 from agent.measurement import Failure, Measurement, latency
 from agent.processes import Child, ChildError
@@ -196,7 +195,7 @@ class _Series:
         self._end()
         self._format = runtime
         self._child = Child(
-            [self._python, "-c", BOOTSTRAP, str(Path(__file__).parent), str(os.getpid())],
+            own_command("agent.contestant", python=self._python),
             log=self._log_folder / f"{runtime}.log",
             folder=self._log_folder,
         )

@@ -16,39 +16,46 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 TRIAL, CURRENT = "trial", "current"
+SLOTS = ("A", "B")
 
 
 def count_start(model: Path) -> str | None:
     """Count one start of a model's application; what was done about it, in words, if anything was.
 
+    Whoever may not write there is not counted: the application then runs as another user.
+
     Args:
         model: its folder, `models/<name>`.
     """
-    path = model / TRIAL
+    trial = _trial(model)
+    if trial is None or _current(model) != trial["slot"]:
+        return None  # no trial, or the switch has not been made
+    starts, most, old = trial["starts"] + 1, trial["most"], trial["old"]
     try:
-        trial = json.loads(path.read_bytes())
-        slot, old = str(trial["slot"]), trial["old"]
-        starts, most = int(trial["starts"]) + 1, int(trial["most"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # no trial, or a file that says nothing: what runs goes on running
-    _write(path, {**trial, "starts": starts})
-    if starts <= most or old not in ("A", "B") or not (model / old / "manifest.json").is_file():
-        return None
-    with contextlib.suppress(OSError):
-        if (model / CURRENT).readlink().as_posix() != slot:
+        _write(model / TRIAL, {**trial, "starts": starts})
+        if starts <= most or old is None or not (model / old / "manifest.json").is_file():
             return None
-    _point(model / CURRENT, str(old))
+        _point(model / CURRENT, old)
+    except OSError:
+        return None
     return f"{most} starts and no good word: back to slot {old}"
 
 
+def forget_starts(model: Path) -> None:
+    """The application runs well so far: only starts without a good run count."""
+    trial = _trial(model)
+    if trial is not None and trial["starts"] and _current(model) == trial["slot"]:
+        with contextlib.suppress(OSError):
+            _write(model / TRIAL, {**trial, "starts": 0})
+
+
 def starts_of(model: Path) -> int:
-    """How often the application was started in this trial."""
-    try:
-        return int(json.loads((model / TRIAL).read_bytes())["starts"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
+    """How often the application was started in this trial without a good run."""
+    trial = _trial(model)
+    return 0 if trial is None else int(trial["starts"])
 
 
 def main(state: Path, model: str, command: list[str]) -> None:
@@ -58,7 +65,34 @@ def main(state: Path, model: str, command: list[str]) -> None:
     if done:
         print(f"sdk-agent: {model}: {done}", file=sys.stderr)
     environment = {**os.environ, "SLIPWAY_MODEL": str(folder / CURRENT)}
-    os.execvpe(command[0], command, environment)
+    try:
+        os.execvpe(command[0], command, environment)
+    except OSError as error:
+        print(f"sdk-agent: {command[0]}: {error.strerror}", file=sys.stderr)
+        sys.exit(127 if isinstance(error, FileNotFoundError) else 126)  # as a shell says it
+
+
+def _trial(model: Path) -> dict[str, Any] | None:
+    """The trial's file; None where there is none, or it says nothing that makes sense."""
+    try:
+        told = json.loads((model / TRIAL).read_bytes())
+        old = told["old"]
+        if told["slot"] not in SLOTS or old not in (*SLOTS, None):
+            return None
+        return {
+            **told,
+            "starts": int(told["starts"]),
+            "most": int(told["most"]),
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _current(model: Path) -> str | None:
+    try:
+        return (model / CURRENT).readlink().as_posix()
+    except OSError:
+        return None
 
 
 def _write(path: Path, value: object) -> None:

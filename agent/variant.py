@@ -7,11 +7,12 @@ listed by hash: a folder that was tampered with or half-copied is found before i
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-from agent.codec import decode, pretty
+from agent.codec import canonical, decode, pretty
 from agent.errors import UsageError, VerificationError
 from agent.files import sha256_of
 from agent.manifest import File, Runtime, Signature
@@ -71,6 +72,12 @@ def read_record(folder: Path) -> VariantRecord:
 def record_bytes(record: VariantRecord) -> bytes:
     """The record as it is written to `variant.json`."""
     return pretty(record)
+
+
+def prepared_name(record: VariantRecord) -> str:
+    """What a variant's folder of prepared files is called: a digest of its files."""
+    files = [(file.path, file.sha256) for file in record.files]
+    return hashlib.sha256(canonical(files)).hexdigest()
 
 
 def verify_files(folder: Path, record: VariantRecord) -> None:

@@ -9,26 +9,27 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import importlib
 import os
-import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from agent import buckets
 from agent.calls import of_runtime
-from agent.codec import canonical
 from agent.errors import ToolchainError, UsageError
+from agent.formats import formats
 from agent.identity import fingerprint
 from agent.inputs import check_inputs
 from agent.manifest import Signature, TensorSpec
 from agent.tensors import Array
-from agent.variant import RECORD_NAME, VariantRecord, read_record
+from agent.variant import RECORD_NAME, VariantRecord, prepared_name, read_record
+
+if TYPE_CHECKING:
+    from agent.active import ActiveSession
 
 PROFILE_WARMUP = 3
 """Runs before those that are profiled: the first one plans memory and packs weights."""
@@ -88,11 +89,6 @@ class SessionModule(Protocol):
     def load(self, path: Path, options: Mapping[str, Any], signature: Signature) -> Session: ...
 
 
-def formats() -> tuple[str, ...]:
-    """The formats that have a session here, by file name."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
-
-
 def session_module(format: str) -> SessionModule:
     """The module for one runtime format.
 
@@ -128,9 +124,19 @@ def load(path: str | Path, check_as: str | None = None) -> CheckedSession:
 
 
 def open_record(
-    folder: Path, record: VariantRecord, check_as: str | None = None
+    folder: Path,
+    record: VariantRecord,
+    check_as: str | None = None,
+    *,
+    prepared: Path | None = None,
 ) -> CheckedSession:
     """Open a variant whose record is known already, such as that of an installed release.
+
+    Args:
+        folder: holds its files.
+        record: of the variant.
+        check_as: as for `load`.
+        prepared: where its prepared files are kept; by default `prepared_folder`.
 
     Raises:
         UsageError: its format is not known here.
@@ -144,7 +150,8 @@ def open_record(
     entry = folder / record.files[0].path
     with _runtime_errors(module, folder.name):
         if hasattr(module, "prepare"):
-            inner = _load_prepared(module, entry, options, record)
+            home = prepared or prepared_folder(record)
+            inner = _load_prepared(module, entry, options, record, home)
         else:
             inner = module.load(entry, options, record.signature)
         if fixed:
@@ -201,14 +208,13 @@ def prepared_folder(record: VariantRecord) -> Path:
     """
     own, base = os.environ.get("SLIPWAY_CACHE"), os.environ.get("XDG_CACHE_HOME")
     cache = Path(own) if own else (Path(base) if base else Path.home() / ".cache") / "slipway"
-    files = [(file.path, file.sha256) for file in record.files]
-    return cache / "prepared" / hashlib.sha256(canonical(files)).hexdigest()
+    return cache / "prepared" / prepared_name(record)
 
 
 def _load_prepared(
-    module: Any, entry: Path, options: Mapping[str, Any], record: VariantRecord
+    module: Any, entry: Path, options: Mapping[str, Any], record: VariantRecord, folder: Path
 ) -> Session:
-    here, folder = fingerprint(), prepared_folder(record)
+    here = fingerprint()
     prepared = module.prepare(entry, options, record.signature, here, folder)
     try:
         found: Session = module.load(prepared, options, record.signature)
@@ -290,6 +296,22 @@ def operator_times(
     )
 
 
+def active(model: str, state: str | Path | None = None) -> ActiveSession:
+    """Open the release of a model that is installed on this device; see `agent.active`.
+
+    Args:
+        model: its name.
+        state: the agent's state folder, where it is not the usual one.
+
+    Raises:
+        UsageError: none is installed.
+        ToolchainError: its runtime is missing, or refuses the file.
+    """
+    from agent.active import ActiveSession  # it is built on this module
+
+    return ActiveSession(model, None if state is None else Path(state))
+
+
 class CheckedSession:
     """A session whose inputs are checked before the runtime sees them."""
 
@@ -363,10 +385,12 @@ __all__ = [
     "Session",
     "SessionModule",
     "StaleError",
+    "active",
     "check_inputs",
     "formats",
     "import_runtime",
     "load",
+    "open_record",
     "operator_times",
     "prepared_folder",
     "profile",

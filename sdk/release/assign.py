@@ -7,7 +7,7 @@ import json
 import secrets
 from typing import Any
 
-from agent.assignment import ASSIGNMENT_TYPE, Assignment
+from agent.updates.assignment import ASSIGNMENT_TYPE, Assignment
 from agent.codec import canonical
 from agent.errors import UsageError
 from sdk.release.publish import Published

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agent.delta import (
+from agent.updates.delta import (
     BLOCK_BYTES,
     HEADER_BYTES,
     MAGIC,

@@ -7,12 +7,12 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from agent.assignment import Assignment
+from agent.updates.assignment import Assignment
 from agent.errors import UsageError
 from agent.files import storage_errors
 from agent.manifest import Manifest
-from agent.package import ASSIGNMENT
-from agent.trust import METADATA, TARGETS
+from agent.updates.package import ASSIGNMENT
+from agent.updates.trust import METADATA, TARGETS
 from sdk.release.assign import signed
 from sdk.release.publish import manifest_of
 from sdk.release.repository import Repository

@@ -12,7 +12,7 @@ from pathlib import Path
 from agent.errors import LimitError, UsageError, VerificationError
 from agent.files import sha256_of
 from agent.manifest import Delta, Manifest, VariantEntry, parse, serialise
-from agent.trust import TARGETS
+from agent.updates.trust import TARGETS
 from sdk.release.deltas import smallest
 from sdk.release.repository import Repository
 

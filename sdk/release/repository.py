@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from agent.errors import UsageError, VerificationError
-from agent.trust import EXTENSION, METADATA
+from agent.updates.trust import EXTENSION, METADATA
 from sdk.release.keystore import KeyStore
 from sdk.release.store import Store
 

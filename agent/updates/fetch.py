@@ -1,4 +1,8 @@
-"""Download a blob, or the rest of it: bounded in length, in time and from below in speed."""
+"""Download a blob, or the rest of it: bounded in length, in time and from below in speed.
+
+What was received lies in `<staging>/<sha256>.part`, and what the server calls that content in
+`<sha256>.etag` beside it. Nothing of it is believed before the whole has the right hash.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from agent import disk
-from agent.blobs import Blobs
 from agent.errors import NetworkError, VerificationError
-from agent.source import Source
+from agent.files import write_atomic
+from agent.updates.blobs import Blobs
+from agent.updates.source import Source
 
 SLOW_S, SLOW_BYTES_PER_S = 60.0, 100.0
 """A server that sends less for so long only keeps the device busy."""
+ATTEMPTS = 3
+"""So often content with a wrong hash is fetched anew before the release is given up."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,9 +44,6 @@ def fetch(
     staging: Path,
     *,
     deadline_s: float,
-    etag: str | None = None,
-    on_etag: Callable[[str | None], None] = lambda _: None,
-    on_bytes: Callable[[int], None] = lambda _: None,
     now: Callable[[], float] = time.monotonic,
 ) -> Path:
     """Have a blob here: at once if it is, from where it stopped if a part of it is.
@@ -50,55 +54,74 @@ def fetch(
         blobs: where it goes to, once its hash is right.
         staging: the folder for parts.
         deadline_s: of this attempt, in seconds.
-        etag: of the content that the part is of, as `on_etag` was told.
-        on_etag: is told what the server calls this content, before any of it is kept.
-        on_bytes: is told how many bytes are here, for progress.
         now: seconds.
 
     Raises:
-        NetworkError: the server does not answer, is too slow, or sends too much.
-        VerificationError: what came has another hash; nothing of it is kept.
+        NetworkError: the server does not answer, is too slow, or sends too little.
+        VerificationError: what came has another hash, each time; nothing of it is kept.
         OSError: the disk cannot be written.
     """
     if blobs.has(wanted.sha256, wanted.length):
         return blobs.path(wanted.sha256)
-    part = staging / f"{wanted.sha256}.part"
-    have = part.stat().st_size if part.is_file() else 0
-    if have > wanted.length:
-        disk.unlink(part)
-        have = 0
-    if have < wanted.length or not part.exists():
-        _receive(wanted, source, part, have, deadline_s, etag, on_etag, on_bytes, now)
-    return blobs.adopt(part, wanted.sha256, wanted.length)
+    part = _Part(staging / f"{wanted.sha256}.part", staging / f"{wanted.sha256}.etag")
+    for attempt in range(ATTEMPTS):
+        if part.length != wanted.length:
+            _receive(wanted, source, part, deadline_s, now)
+        try:
+            # It hashes the whole from its first byte, whatever was there before.
+            place = blobs.adopt(part.path, wanted.sha256, wanted.length)
+        except VerificationError:
+            part.forget()
+            if attempt == ATTEMPTS - 1:
+                raise
+        else:
+            disk.unlink(part.etag_path)
+            return place
+    raise AssertionError("the last attempt returns or raises")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    path: Path
+    etag_path: Path
+
+    @property
+    def length(self) -> int | None:
+        return self.path.stat().st_size if self.path.is_file() else None
+
+    @property
+    def etag(self) -> str | None:
+        try:
+            return self.etag_path.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return None
+
+    def forget(self) -> None:
+        disk.unlink(self.path)
+        disk.unlink(self.etag_path)
 
 
 def _receive(
-    wanted: Wanted,
-    source: Source,
-    part: Path,
-    have: int,
-    deadline_s: float,
-    etag: str | None,
-    on_etag: Callable[[str | None], None],
-    on_bytes: Callable[[int], None],
-    now: Callable[[], float],
+    wanted: Wanted, source: Source, part: _Part, deadline_s: float, now: Callable[[], float]
 ) -> None:
+    if (part.length or 0) > wanted.length:
+        part.forget()
+    have = part.length or 0
     began = window = now()
     in_window = 0
-    with source.open(wanted.path, offset=have, etag=etag) as stream:
+    with source.open(wanted.path, offset=have, etag=part.etag if have else None) as stream:
         if stream.offset != have:
-            disk.unlink(part)
+            part.forget()
             have = stream.offset
-        if stream.etag != etag:
-            on_etag(stream.etag)
-        with disk.Writer(part, append=True) as writer:
+        if not have and stream.etag is not None:
+            write_atomic(part.etag_path, stream.etag[:200].encode())
+        with disk.Writer(part.path, append=True) as writer:
             try:
                 for chunk in stream.chunks:
-                    have += len(chunk)
-                    if have > wanted.length:
+                    if have + len(chunk) > wanted.length:
                         raise _too_much(wanted)
                     writer.write(chunk)
-                    on_bytes(have)
+                    have += len(chunk)
                     in_window += len(chunk)
                     moment = now()
                     if moment - began > deadline_s:
@@ -110,7 +133,7 @@ def _receive(
                         window, in_window = moment, 0
             finally:
                 writer.sync()
-        disk.sync_folder(part.parent)
+        disk.sync_folder(part.path.parent)
     if have < wanted.length:
         raise NetworkError(
             f"{wanted.path} ended after {have} of {wanted.length} bytes.",

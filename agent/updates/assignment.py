@@ -15,10 +15,11 @@ from typing import Any
 from agent.codec import decode
 from agent.errors import VerificationError
 from agent.manifest import Gate
-from agent.trust import Keys
+from agent.updates.trust import Keys
 
 ASSIGNMENT_TYPE = "application/vnd.slipway.assignment.v1+json"
-MOST_BYTES = 64 << 10
+ASSIGNMENT_BYTES = 64 << 10
+"""No assignment is longer."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,8 +74,8 @@ def open_envelope(content: bytes, kind: str, keys: Keys) -> bytes:
     from securesystemslib.dsse import Envelope
     from securesystemslib.exceptions import VerificationError as NotSigned
 
-    if len(content) > MOST_BYTES:
-        raise _malformed(f"it has {len(content)} bytes, {MOST_BYTES} at most are read")
+    if len(content) > ASSIGNMENT_BYTES:
+        raise _malformed(f"it has {len(content)} bytes, {ASSIGNMENT_BYTES} at most are read")
     try:
         envelope = Envelope.from_dict(copy.deepcopy(json.loads(content)))
     except Exception as error:  # noqa: BLE001  whatever is in there, it is no envelope

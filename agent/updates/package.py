@@ -18,7 +18,7 @@ from pathlib import Path
 
 from agent.errors import UsageError, VerificationError
 from agent.names import check_path
-from agent.source import CHUNK_BYTES, Missing, Stream
+from agent.updates.source import CHUNK_BYTES, Missing, Stream
 
 ASSIGNMENT = "assignment.json"
 MOST_MEMBERS = 10_000
@@ -64,7 +64,7 @@ class PackageSource:
 
     @contextlib.contextmanager
     def open(self, path: str, *, offset: int = 0, etag: str | None = None) -> Iterator[Stream]:
-        """See `agent.source.Source`."""
+        """See `agent.updates.source.Source`."""
         del etag
         try:
             member = self._zip.open(path)

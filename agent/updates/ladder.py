@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 from agent.manifest import Fingerprint, Manifest, VariantEntry, match
@@ -14,7 +14,7 @@ MOST_TRIED = 3
 CALM_S = 600.0
 """So long there has to be room before a step up: two steps a minute would help nobody."""
 ROOM = 1.2
-"""A step up needs that many times the memory that the better variant takes."""
+"""A step up needs that many times the memory that the better variant takes beyond this one."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,11 @@ class Offer:
 
 
 def offer(
-    manifest: Manifest, device: Fingerprint, runtimes: Sequence[str], only: str | None = None
+    manifest: Manifest,
+    device: Fingerprint,
+    runtimes: Sequence[str],
+    only: str | None = None,
+    without: Collection[str] = (),
 ) -> Offer:
     """What of a release fits a device.
 
@@ -39,11 +43,13 @@ def offer(
         device: its fingerprint.
         runtimes: formats that this device has a session and a runtime for.
         only: an identifier, where the assignment names one.
+        without: those that were found unfit here.
     """
     fits = [
         variant
         for variant in manifest.variants
         if (only is None or variant.id == only)
+        and variant.id not in without
         and variant.runtime.format in runtimes
         and match(variant.match, device)
         and _reads(variant, device)
@@ -74,41 +80,64 @@ def _reads(variant: VariantEntry, device: Fingerprint) -> bool:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Strain:
-    """What the device has for the variant that runs."""
+    """What the device has left beside the variant that runs."""
 
-    free_bytes: int
-    """Memory that could be had, without what the variant itself takes."""
+    available_bytes: int
+    """Memory that could be had without swapping."""
+    reserve_bytes: int
+    """What should always be left."""
     throttled: bool
-    """Its clocks are held down by heat, or its power mode is lower than when it was proven."""
+    """Heat or a power mode holds its clocks down."""
     calm_s: float
-    """Since when neither was short."""
+    """Since when there was room and it was not."""
 
 
 Move = Literal["stay", "down", "up"]
 
 
-def step(needs: Sequence[int], at: int, strain: Strain) -> tuple[Move, str]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Step:
+    """Where on the ladder to be."""
+
+    move: Move
+    rung: int
+    reason: str = ""
+
+
+def step(needs: Sequence[int], at: int, strain: Strain) -> Step:
     """Whether to take another rung of the ladder.
 
-    Down at once, since what runs may be ended for its memory; up only after a calm while.
+    Down at once, since what runs may be ended for its memory; up only after a calm while, and only
+    where there would still be room afterwards, so that it does not go back and forth.
 
     Args:
         needs: bytes that each rung takes, the best rung first.
         at: the rung that runs.
         strain: what the device has.
 
-    >>> step([400, 100], 0, Strain(free_bytes=300, throttled=False, calm_s=0.0))[0]
+    >>> step([400, 100], 0, Strain(available_bytes=10, reserve_bytes=50, throttled=False,
+    ...     calm_s=0.0)).move
     'down'
-    >>> step([400, 100], 1, Strain(free_bytes=900, throttled=False, calm_s=60.0))[0]
+    >>> step([400, 100], 1, Strain(available_bytes=900, reserve_bytes=50, throttled=False,
+    ...     calm_s=60.0)).move
     'stay'
     """
-    below = [rung for rung in range(at + 1, len(needs)) if needs[rung] < needs[at]]
-    if strain.free_bytes < needs[at]:
-        if not below:
-            return "stay", "memory is short, and no rung takes less"
-        return "down", f"it takes {needs[at]} bytes, {strain.free_bytes} could be had"
-    if strain.throttled:
-        return ("down", "heat or power holds its clocks down") if below else ("stay", "throttled")
-    if at > 0 and strain.calm_s >= CALM_S and strain.free_bytes >= ROOM * needs[at - 1]:
-        return "up", f"for {strain.calm_s:.0f} s there was room"
-    return "stay", ""
+    lighter = [rung for rung in range(at + 1, len(needs)) if needs[rung] < needs[at]]
+    if strain.available_bytes < strain.reserve_bytes or strain.throttled:
+        left = strain.available_bytes >> 20
+        why = "heat or power holds its clocks down" if strain.throttled else f"{left} MiB are left"
+        if not lighter:
+            return Step(move="stay", rung=at, reason=f"{why}, and no rung is lighter")
+        return Step(move="down", rung=lighter[0], reason=why)
+    if at > 0 and strain.calm_s >= CALM_S:
+        more = max(0, needs[at - 1] - needs[at])
+        if strain.available_bytes - ROOM * more >= strain.reserve_bytes:
+            return Step(move="up", rung=at - 1, reason=f"for {strain.calm_s:.0f} s there was room")
+    return Step(move="stay", rung=at)
+
+
+def needs_of(variant: VariantEntry) -> int:
+    """Bytes of memory that a variant takes: what its gate allows, else a guess from its files."""
+    told = [gate.max for gate in variant.gates if gate.quantity == "memory_peak_bytes"]
+    known = [limit for limit in told if limit is not None]
+    return min(known) if known else 2 * variant.unpacked_bytes

@@ -12,16 +12,24 @@ else says what runs.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from agent import disk
-from agent.blobs import Blobs
+from agent.updates.blobs import Blobs
 from agent.codec import decode, pretty
 from agent.errors import VerificationError
-from agent.files import make_folders, point_link, sha256_of, write_atomic
+from agent.files import (
+    make_folders,
+    point_link,
+    remove_tree,
+    sha256_of,
+    share,
+    storage_errors,
+    write_atomic,
+)
 from agent.manifest import File, Manifest, VariantEntry, parse
 from agent.names import check_path
 from agent.variant import VariantRecord
@@ -64,19 +72,23 @@ class Slot:
     @property
     def variant(self) -> VariantRecord:
         """The same as a variant's own record, which sessions open."""
-        entry = self.entry
-        return VariantRecord(
-            version=1,
-            id=entry.id,
-            model=self.manifest.model,
-            target=entry.target,
-            profile=entry.profile,
-            runtime=entry.runtime,
-            options=dict(self.record.options),
-            signature=self.manifest.signature,
-            files=self.record.files,
-            provenance=entry.provenance,
-        )
+        return variant_record(self.manifest, self.entry)
+
+
+def variant_record(manifest: Manifest, entry: VariantEntry) -> VariantRecord:
+    """What a release says of one variant, as the variant's own record, which sessions open."""
+    return VariantRecord(
+        version=1,
+        id=entry.id,
+        model=manifest.model,
+        target=entry.target,
+        profile=entry.profile,
+        runtime=entry.runtime,
+        options=dict(entry.options),
+        signature=manifest.signature,
+        files=entry.files,
+        provenance=entry.provenance,
+    )
 
 
 class Slots:
@@ -110,10 +122,10 @@ class Slots:
         except (OSError, ValueError, VerificationError):
             return None
         slot = Slot(name=name, folder=folder, record=record, manifest=manifest)
-        known = any(variant.id == record.variant for variant in manifest.variants)
+        named = next((v for v in manifest.variants if v.id == record.variant), None)
         whole = all(_has(folder / file.path, file.length) for file in record.files)
-        signed = sha256_of(folder / MANIFEST) == record.manifest_sha256
-        return slot if known and whole and signed else None
+        same = sha256_of_bytes(content) == record.manifest_sha256
+        return slot if named and named.files == record.files and whole and same else None
 
     def verify(self, slot: Slot) -> None:
         """Hash every file again.
@@ -142,11 +154,11 @@ class Slots:
         folder = self.folder / name
         if not folder.is_dir():
             return
-        disk.unlink(folder / MANIFEST)
-        disk.sync_folder(folder)
-        for path in sorted(folder.rglob("*"), key=lambda path: -len(path.parts)):
-            disk.rmdir(path) if path.is_dir() and not path.is_symlink() else disk.unlink(path)
-        disk.sync_folder(folder)
+        with storage_errors(folder):
+            disk.unlink(folder / MANIFEST)
+            disk.sync_folder(folder)
+            remove_tree(folder)
+            disk.sync_folder(self.folder)
 
     def fill(
         self,
@@ -156,7 +168,6 @@ class Slots:
         blobs: Blobs,
         *,
         prepared: str | None = None,
-        options: Mapping[str, Any] | None = None,
     ) -> Slot:
         """Fill a slot that does not run with one variant; its manifest is written last.
 
@@ -165,8 +176,7 @@ class Slots:
             content: the signed manifest's bytes.
             variant: the one of its variants that is to run here.
             blobs: hold its files.
-            prepared: where its compiled form lies.
-            options: of the session, where they are not the variant's own.
+            prepared: where its compiled form lies, relative to the state folder.
 
         Raises:
             StorageError: the disk is full, or cannot be written.
@@ -174,27 +184,33 @@ class Slots:
         """
         self.clear(name)
         folder = self.folder / name
-        make_folders(folder)
         folders = {folder}
-        for file in variant.files:
-            place = folder / check_path(file.path)
-            make_folders(place.parent)
-            folders.add(place.parent)
-            disk.link(blobs.path(file.sha256), place)
+        with storage_errors(folder):
+            make_folders(folder)
+            for file in variant.files:
+                place = folder / check_path(file.path)
+                make_folders(place.parent)
+                folders.add(place.parent)
+                share(blobs.path(file.sha256), place)
+            for made in sorted(folders, key=lambda path: -len(path.parts)):
+                disk.sync_folder(made)
         record = SlotRecord(
             version=VERSION,
             manifest_sha256=sha256_of_bytes(content),
             variant=variant.id,
             files=variant.files,
-            options=dict(variant.options if options is None else options),
+            options=dict(variant.options),
             prepared=prepared,
         )
         write_atomic(folder / SLOT, pretty(record))
-        for made in sorted(folders, key=lambda path: -len(path.parts)):
-            disk.sync_folder(made)
         write_atomic(folder / MANIFEST, content)
         found = self.read(name)
-        assert found is not None
+        if found is None:
+            raise VerificationError(
+                f"Slot {name} of {self.folder.name} was filled, and is not complete.",
+                cause="A blob is shorter than it was, or the disk is failing.",
+                remedy="Nothing was activated; it is fetched again at the next attempt.",
+            )
         return found
 
     def activate(self, name: SlotName) -> None:
@@ -204,8 +220,6 @@ class Slots:
 
 def sha256_of_bytes(content: bytes) -> str:
     """Hex digest."""
-    import hashlib
-
     return hashlib.sha256(content).hexdigest()
 
 

@@ -11,8 +11,8 @@ from agent.codec import canonical
 from agent.identity import fingerprint_digest
 
 if TYPE_CHECKING:
-    from agent.home import Home
-    from agent.journal import Action
+    from agent.updates.home import Home
+    from agent.updates.journal import Action
 
 REPORT_TYPE = "application/vnd.slipway.report.v1+json"
 
@@ -40,6 +40,9 @@ class Report:
 
 def keep(home: Home, action: Action, proof: Mapping[str, Any] | None = None) -> None:
     """Sign and keep the report of the state that an action is in; kept once."""
+    name = f"{action.id}/{action.state}"
+    if home.journal.has_report(name):
+        return
     sequence = home.journal.history(action.id)[-1][0]
     report = Report(
         version=1,
@@ -47,7 +50,7 @@ def keep(home: Home, action: Action, proof: Mapping[str, Any] | None = None) -> 
         action_id=action.id,
         journal_seq=sequence,
         model=action.model,
-        release=action.order.get("release"),
+        release=action.release,
         variant=action.variant,
         state=action.state,
         reason=action.reason,
@@ -56,7 +59,7 @@ def keep(home: Home, action: Action, proof: Mapping[str, Any] | None = None) -> 
         proof=None if proof is None else integers_only(proof),
     )
     envelope = home.device.envelope(canonical(report), REPORT_TYPE)
-    home.journal.keep_report(f"{action.id}/{action.state}", action.id, action.state, envelope)
+    home.journal.keep_report(name, action.id, action.state, envelope)
 
 
 def integers_only(value: Any) -> Any:

@@ -13,20 +13,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime as dt
+import hashlib
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent import disk
-from agent.errors import NetworkError, SlipwayError, VerificationError
+from agent.errors import NetworkError, SlipwayError, UsageError, VerificationError
 from agent.files import make_folders, point_link, storage_errors, write_atomic
-from agent.source import Missing, Source
+from agent.updates.source import Missing, Source, read_short
 
 if TYPE_CHECKING:
     from tuf.ngclient import Updater
 
-METADATA, TARGETS = "metadata", "targets"
+METADATA, TARGETS, ROOT = "metadata", "targets", "root.json"
 EXTENSION = "x-slipway"
 """The field of signed metadata that is ours: who signs assignments, what is revoked."""
 MANIFEST_BYTES = 4 << 20
@@ -109,19 +109,22 @@ class View:
                 remedy="Nothing was changed. Assign the release again.",
             )
         folder, _, name = path.rpartition("/")
-        content = _read(self._source, f"{TARGETS}/{folder}/{sha256}.{name}", info.length)
+        content = read_short(self._source, f"{TARGETS}/{folder}/{sha256}.{name}", info.length)
         with _tuf_errors():
             info.verify_length_and_hashes(content)
         return content
 
     def revoked(self, model: str) -> Revoked:
-        """What the model's signer took back; only known once one of its manifests was looked up.
+        """What the model's signer took back.
 
         Raises:
             VerificationError: it is not told in the form that is agreed on.
         """
         role = f"model-{model}"
-        if role not in list(self._trusted._trusted_set):  # noqa: SLF001  its iterator yields values
+        with _tuf_errors():
+            # Looking a path up is what makes python-tuf fetch the metadata of its role.
+            self._updater.get_targetinfo(f"models/{model}/any/manifest.json")
+        if role not in self._trusted._trusted_set:  # noqa: SLF001  it has no other door
             return Revoked()
         told = self._trusted[role].unrecognized_fields.get(EXTENSION, {})
         with _malformed(f"the x-slipway of {role}"):
@@ -179,14 +182,6 @@ class Trust:
                 _check_expiry(role, trusted[role], now)
             return View(updater, source, ())
 
-    def age_s(self, now: dt.datetime) -> float | None:
-        """Seconds since the trusted timestamp was made durable; None where there is none."""
-        path = self._folder / "current" / "timestamp.json"
-        try:
-            return max(0.0, now.timestamp() - path.stat().st_mtime)
-        except OSError:
-            return None
-
     def _updater(self, scratch: Path, source: Source, now: dt.datetime) -> Updater:
         from tuf.ngclient import Updater, UpdaterConfig
 
@@ -237,6 +232,54 @@ class Trust:
                     shutil.rmtree(path, ignore_errors=True)
 
 
+def begin_trust(state: Path, root: Path) -> dict[str, Any]:
+    """Keep a root metadata file as the one that this device begins with.
+
+    Args:
+        state: the state folder.
+        root: the file.
+
+    Returns:
+        {root_version, root_sha256, expires}: to be compared with what the publisher says.
+
+    Raises:
+        UsageError: the file cannot be read, or this device trusts another root already.
+        VerificationError: it is no root metadata, or is not signed by its own keys.
+    """
+    from tuf.api.exceptions import RepositoryError
+    from tuf.api.metadata import Metadata, Root
+
+    try:
+        content = root.read_bytes()
+    except OSError as error:
+        raise UsageError(
+            f"{root} cannot be read: {error.strerror}.",
+            cause="The path is wrong.",
+            remedy="Name the repository's metadata/1.root.json.",
+        ) from error
+    try:
+        found: Metadata[Root] = Metadata[Root].from_bytes(content)
+        found.verify_delegate(Root.type, found)
+    except (RepositoryError, ValueError, AttributeError) as error:
+        raise VerificationError(
+            f"{root} is no root metadata to trust: {error}.",
+            cause="It is another file, or was changed.",
+            remedy="Copy the repository's metadata/1.root.json again.",
+        ) from error
+    place = state / ROOT
+    if place.exists() and place.read_bytes() != content:
+        raise UsageError(
+            f"This device trusts another root already, in {place}.",
+            cause="It belongs to another fleet, or the root was made anew.",
+            remedy="Devices follow a rotated root by themselves. For another fleet begin with "
+            "another state folder.",
+        )
+    write_atomic(place, content)
+    digest = hashlib.sha256(content).hexdigest()
+    expires = f"{found.signed.expires:%Y-%m-%d}"
+    return {"root_version": found.signed.version, "root_sha256": digest, "expires": expires}
+
+
 def _content(folder: Path) -> dict[str, bytes]:
     """Every file but `root.json`, which only names the newest of the roots."""
     return {
@@ -263,18 +306,6 @@ def _fetcher(source: Source) -> Any:
                 raise DownloadError(error.what) from error
 
     return Fetcher()
-
-
-def _read(source: Source, path: str, length: int) -> bytes:
-    """A short file, no longer than was signed."""
-    parts, have = [], 0
-    with source.open(path) as stream:
-        for chunk in stream.chunks:
-            have += len(chunk)
-            if have > length:
-                break
-            parts.append(chunk)
-    return b"".join(parts)
 
 
 @contextlib.contextmanager

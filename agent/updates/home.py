@@ -1,6 +1,6 @@
 """The state folder of one agent, opened: its lock, its journal, its blobs, its slots.
 
-    agent.db  device.key  device.json  root.json  health.sock
+    agent.db  device.key  device.json  root.json  health.sock  agent.sock
     blobs/sha256/  staging/<action>/  models/<name>/{A,B,current,trial}  prepared/  trust/
 """
 
@@ -14,18 +14,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-from agent.blobs import Blobs
+from agent.updates.blobs import Blobs
 from agent.config import Config
 from agent.device import Device, boot_id, device_of, uptime_s
 from agent.errors import StorageError, UsageError
 from agent.files import make_folders, storage_errors
 from agent.identity import fingerprint
-from agent.journal import Journal
-from agent.manifest import Fingerprint
+from agent.updates.journal import Journal
+from agent.manifest import Fingerprint, Manifest, VariantEntry
 from agent.names import check_path
-from agent.slots import Slot, Slots
-from agent.states import Clock
-from agent.trust import Trust
+from agent.updates.slots import Slot, Slots, variant_record
+from agent.updates.states import Clock
+from agent.updates.trust import ROOT, Revoked, Trust
+from agent.variant import prepared_name
 
 _LAST_SIGNED = "last_signed_time"
 
@@ -64,13 +65,38 @@ class Home:
         """
         return Slots(self.folder / "models" / check_path(model))
 
+    def models(self) -> list[str]:
+        """Every model that was ever installed here, or is being installed."""
+        return sorted(path.name for path in (self.folder / "models").iterdir() if path.is_dir())
+
     def installed(self) -> Iterator[tuple[str, Slot]]:
         """Every model that runs here, with its slot."""
-        for folder in sorted((self.folder / "models").iterdir()):
-            slots = Slots(folder)
+        for model in self.models():
+            slots = self.slots(model)
             slot = slots.read(slots.current())
             if slot is not None:
-                yield folder.name, slot
+                yield model, slot
+
+    def is_revoked(self, manifest: Manifest, said: Revoked | None = None) -> bool:
+        """Whether its signer took a release back; what was once said stays known.
+
+        Args:
+            manifest: of the release.
+            said: what a repository says now, if one was asked.
+        """
+        model, counter = manifest.model, manifest.release_counter or 0
+        if said is not None:
+            self.journal.raise_number(f"revoked_below:{model}", said.below)
+            known = set(self.journal.fact(f"revoked:{model}") or ())
+            if not known >= set(said.releases):
+                self.journal.set_fact(f"revoked:{model}", sorted(known | set(said.releases)))
+        below = self.journal.number(f"revoked_below:{model}")
+        return counter < below or counter in (self.journal.fact(f"revoked:{model}") or ())
+
+    def prepared(self, manifest: Manifest, variant: VariantEntry) -> str | None:
+        """Where a variant's prepared files lie in the state folder; None where it has none."""
+        name = f"prepared/{prepared_name(variant_record(manifest, variant))}"
+        return name if (self.folder / name).is_dir() else None
 
     def staging(self, action: str) -> Path:
         """A folder for one action's parts."""
@@ -134,12 +160,13 @@ def _locked(folder: Path) -> int:
 
 
 def _root(config: Config) -> bytes:
-    path = config.root or config.state / "root.json"
+    path = config.root or config.state / ROOT
     try:
         return path.read_bytes()
     except OSError as error:
         raise UsageError(
             f"There is no root metadata at {path}: {error.strerror}.",
             cause="The agent does not know yet whom to trust.",
-            remedy="Copy metadata/root.json of your repository there, by a way that you trust.",
+            remedy="Bring metadata/1.root.json of your repository here by a way that you trust, then: "
+            "sdk-agent trust 1.root.json",
         ) from error

@@ -13,12 +13,14 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from agent import disk
+from agent.codec import canonical, decode
 from agent.errors import StorageError, VerificationError
 from agent.files import storage_errors
-from agent.states import FINAL, Clock, State, may_follow
+from agent.manifest import Gate
+from agent.updates.states import FINAL, Clock, State, may_follow
 
 SCHEMA = 1
 BLOCK = 1000
@@ -59,70 +61,109 @@ create table fact (name text primary key, value text not null) strict;
 """
 
 
+Kind = Literal["online", "offline", "rollback", "step"]
+"""Where an action comes from: an assignment of either sort, a person or a revocation, the ladder."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Order:
+    """What an action is to do, as it was asked for."""
+
+    manifest_sha256: str
+    release_path: str | None = None
+    """In the repository; None where the manifest is on this device already."""
+    variant: str | None = None
+    """Only this variant; None: whichever fits."""
+    without: tuple[str, ...] = ()
+    """Variants that were found unfit here."""
+    gates: tuple[Gate, ...] = ()
+    """Beside those of the manifest."""
+    trial_s: int = 3600
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Action:
     """One piece of work, as far as it has come."""
 
     id: str
     model: str
-    kind: str
-    """`update`, `rollback`, `step` along the ladder, or `reprove`."""
-    state: State
-    order: Mapping[str, Any]
-    """What was asked for: release path, manifest's sha256, tightened gates, seconds of the trial."""
-    slot: str | None
-    """The one that it fills, or switches to."""
-    old_slot: str | None
+    kind: Kind
+    order: Order
+    state: State = "RECEIVED"
+    slot: str | None = None
+    """The one that it fills, and switches to."""
+    old_slot: str | None = None
     """The one to fall back on."""
-    variant: str | None
-    reason: str
-    deadline: Clock | None
-    boots: int
-    writes: int
+    variant: str | None = None
+    """The one of the release that was chosen."""
+    reason: str = ""
+    deadline: Clock | None = None
+    """Of the trial."""
+    boots: int = 0
+    """Of the device since the trial began."""
+    writes: int = 0
     """Journal entries so far."""
+
+    @property
+    def release(self) -> str | None:
+        """The release's name, as its path has it."""
+        parts = (self.order.release_path or "").split("/")
+        return parts[2] if len(parts) == 4 else None
 
 
 class Journal:
     """The journal of one state folder. One process at a time: the agent holds the folder's lock."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
         """Open the journal, or begin one.
+
+        Args:
+            path: of the database.
+            read_only: only look, beside an agent that may be at work.
 
         Raises:
             StorageError: it cannot be opened or written.
         """
         self._path = path
+        self.was_damaged = False
         with storage_errors(path):
-            self._connection, self.was_damaged = _opened(path)
+            if read_only:
+                self._connection = _looked_at(path)
+            else:
+                self._connection, self.was_damaged = _opened(path)
 
     def close(self) -> None:
         """Give the file back."""
         self._connection.close()
 
-    def begin(self, action: Action) -> None:
-        """Note a new action, in its first state.
+    def begin(self, action: Action, raises: Mapping[str, int] | None = None) -> Action:
+        """Note a new action, and with it, all or nothing, counters that it raises.
 
         Raises:
             VerificationError: there is an action of that name already, or one that is not over.
         """
         running = self.unfinished()
-        if running is not None:
+        if running is not None or self.action(action.id) is not None:
+            found = running or action
             raise VerificationError(
-                f"The action {action.id} cannot begin: {running.id} is in {running.state}.",
-                cause="There is at most one action at a time.",
+                f"The action {action.id} cannot begin: {found.id} is in {found.state}.",
+                cause="There is at most one action at a time, and each is done once.",
                 remedy="Wait until it is over: sdk-agent status",
             )
         values = (
             action.id, action.model, action.kind, action.state,
-            json.dumps(dict(action.order)), action.reason,
+            canonical(action.order).decode(), action.reason,
         )  # fmt: skip
         with self._commit() as connection:
             connection.execute(
-                "insert into action (id, model, kind, state, order_json, reason) "
-                "values (?, ?, ?, ?, ?, ?)",
+                "insert into action (id, model, kind, state, order_json, reason, writes) "
+                "values (?, ?, ?, ?, ?, ?, 1)",
                 values,
             )
             self._note(connection, action.id, action.state, action.reason)
+            for name, value in (raises or {}).items():
+                self._raise(connection, name, value)
+        return dataclasses.replace(action, writes=1)
 
     def enter(self, action: Action, state: State, reason: str = "", **changes: Any) -> Action:
         """Note that an action enters a state, before anything is done about it.
@@ -173,6 +214,15 @@ class Journal:
         """The last action of a model."""
         return self._action("where model = ? order by rowid desc limit 1", model)
 
+    def last_with(self, model: str, manifest_sha256: str) -> Action | None:
+        """The last action of a model that was about this release."""
+        return self._action(
+            "where model = ? and json_extract(order_json, '$.manifest_sha256') = ? "
+            "order by rowid desc limit 1",
+            model,
+            manifest_sha256,
+        )
+
     def history(self, action: str) -> list[tuple[int, State, str]]:
         """(journal_seq, state, reason) of an action, the oldest first."""
         rows = self._connection.execute(
@@ -190,6 +240,11 @@ class Journal:
             )
         return found.rowcount == 1
 
+    def has_report(self, name: str) -> bool:
+        """Whether a report is kept, sent or not."""
+        found = self._connection.execute("select 1 from report where id = ?", (name,)).fetchone()
+        return found is not None
+
     def unsent(self, most: int = 100) -> list[tuple[str, bytes]]:
         """(name, envelope) of the oldest reports that nobody has taken yet."""
         rows = self._connection.execute(
@@ -206,13 +261,11 @@ class Journal:
 
     def raise_number(self, name: str, value: int) -> bool:
         """Raise a counter, such as the highest assignment seen; False if it is not lower."""
+        if self.number(name) >= value:  # most polls change nothing, and a commit costs a sync
+            return False
         with self._commit() as connection:
-            found = connection.execute(
-                "insert into number (name, value) values (?, ?) on conflict (name) "
-                "do update set value = excluded.value where excluded.value > number.value",
-                (name, value),
-            )
-        return found.rowcount == 1
+            self._raise(connection, name, value)
+        return True
 
     def number(self, name: str) -> int:
         """A counter; 0 where nothing was noted."""
@@ -251,10 +304,18 @@ class Journal:
             return None
         deadline = None if row[9] is None else Clock(boot_id=row[9], uptime_s=row[10])
         return Action(
-            id=row[0], model=row[1], kind=row[2], state=row[3], order=json.loads(row[4]),
+            id=row[0], model=row[1], kind=row[2], state=row[3],
+            order=decode(Order, json.loads(row[4]), "order"),
             slot=row[5], old_slot=row[6], variant=row[7], reason=row[8], deadline=deadline,
             boots=row[11], writes=row[12],
         )  # fmt: skip
+
+    def _raise(self, connection: sqlite3.Connection, name: str, value: int) -> None:
+        connection.execute(
+            "insert into number (name, value) values (?, ?) on conflict (name) "
+            "do update set value = excluded.value where excluded.value > number.value",
+            (name, value),
+        )
 
     def _note(self, connection: sqlite3.Connection, action: str, state: str, reason: str) -> None:
         connection.execute(
@@ -280,6 +341,15 @@ class Journal:
                     remedy="Free some space or mend the disk; nothing was lost.",
                 ) from error
             raise
+
+
+def _looked_at(path: Path) -> sqlite3.Connection:
+    try:
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)
+        connection.execute("select 1 from action limit 1")
+    except sqlite3.Error as error:
+        raise _unusable(path, error) from error
+    return connection
 
 
 def _opened(path: Path) -> tuple[sqlite3.Connection, bool]:

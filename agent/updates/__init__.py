@@ -1,0 +1,12 @@
+"""A release on this device: trusted, fetched, proven, switched to, and taken back.
+
+From the outside in:
+
+    run, install, status    what `sdk-agent` asks for
+    recover                 after any start: what was interrupted
+    action, obtain, proving one action on its way through `states`
+    outcome                 its end: confirmed, rolled back, refused
+    trust, assignment       who has signed what; source, fetch, delta, package: where bytes come from
+    home                    the state folder: journal, slots, blobs
+    states, judge, ladder   the decisions, pure
+"""

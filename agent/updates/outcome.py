@@ -1,0 +1,160 @@
+"""How an action ends: on trial, confirmed, taken back, refused; and what is tidied up then.
+
+Every one of these can be cut off and repeated: `tidy` is done again after each start.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from agent import disk
+from agent.errors import VerificationError
+from agent.files import remove_tree, storage_errors
+from agent.formats import formats
+from agent.local import Word
+from agent.manifest import Manifest, VariantEntry, parse
+from agent.shim import starts_of
+from agent.updates import report
+from agent.updates.home import Home
+from agent.updates.journal import Action
+from agent.updates.ladder import offer
+from agent.updates.obtain import needed
+from agent.updates.shim_file import end_count
+from agent.updates.slots import CURRENT, MANIFEST, SLOTS, SlotName
+from agent.updates.states import FINAL, MOST_STARTS, Clock, State, is_over
+
+PROOF = "proof.json"
+"""What the preflight found, kept with the action until its last report."""
+
+
+def fail(home: Home, action: Action, reason: str) -> Action:
+    """End an action that has not switched anything."""
+    state: State = "REJECTED" if action.state == "RECEIVED" else "FAILED"
+    return _ended(home, home.journal.enter(action, state, reason))
+
+
+def enter_trial(home: Home, action: Action, reason: str = "") -> Action:
+    """Begin the trial of what `current` names already; or its time anew, after a boot."""
+    here = home.clock()
+    seconds = min(float(action.order.trial_s), home.config.trial.seconds)
+    deadline = Clock(boot_id=here.boot_id, uptime_s=here.uptime_s + seconds)
+    boots = action.boots + (action.deadline is not None)
+    action = home.journal.enter(action, "TRIAL", reason, deadline=deadline, boots=boots)
+    report.keep(home, action, _proof(home, action))
+    return action
+
+
+def watch(home: Home, action: Action, words: tuple[Word, ...]) -> Action:
+    """Judge a trial by what was said, by starts, and by its time."""
+    own = [word for word in words if word.model == action.model]
+    bad = next((word for word in own if not word.good), None)
+    if bad is not None:
+        return roll_back(home, action, f"the application says: {bad.reason or 'bad'}")
+    slots = home.slots(action.model)
+    starts = starts_of(slots.folder)
+    if starts > MOST_STARTS:
+        return roll_back(home, action, f"{starts} starts and no good word")
+    if slots.current() != action.slot:
+        return roll_back(home, action, "the shim fell back: too many starts and no good word")
+    if own:
+        return confirm(home, action, own[-1].reason or "the application is well")
+    if is_over(action.deadline, home.clock()):
+        if home.config.trial.confirm == "deadline":
+            return confirm(home, action, "no bad word until the deadline")
+        return roll_back(home, action, "its time was up without a good word")
+    return action
+
+
+def confirm(home: Home, action: Action, reason: str) -> Action:
+    """Keep the release for good."""
+    return _ended(home, home.journal.enter(action, "CONFIRMED", reason))
+
+
+def roll_back(home: Home, action: Action, reason: str) -> Action:
+    """Point `current` back at what worked before."""
+    if action.state != "ROLLING_BACK":
+        action = home.journal.enter(action, "ROLLING_BACK", reason)
+    slots = home.slots(action.model)
+    if action.old_slot is None:  # a first installation: nothing worked before
+        with storage_errors(slots.folder):
+            disk.unlink(slots.folder / CURRENT)
+            disk.sync_folder(slots.folder)
+    elif slots.read(slot_name(action.old_slot)) is not None:
+        slots.activate(slot_name(action.old_slot))
+    else:
+        reason = f"{action.reason}; slot {action.old_slot} is damaged, so what ran goes on"
+    return _ended(home, home.journal.enter(action, "ROLLED_BACK", reason or action.reason))
+
+
+def tidy(home: Home) -> None:
+    """Finish what follows from the last state of every action; done again, it changes nothing."""
+    running = home.journal.unfinished()
+    for model in home.models():
+        last = home.journal.last(model)
+        if last is not None and last.state in FINAL:
+            report.keep(home, last, _proof(home, last))
+        if running is None or running.model != model:
+            end_count(home.slots(model).folder)
+    for folder in (home.folder / "staging").iterdir():
+        if running is None or folder.name != running.id:
+            with storage_errors(folder):
+                remove_tree(folder)
+    _sweep(home, running)
+
+
+def slot_name(name: str | None) -> SlotName:
+    """A slot's name, checked.
+
+    Raises:
+        VerificationError: it is none.
+    """
+    found = next((slot for slot in SLOTS if slot == name), None)
+    if found is None:
+        raise VerificationError(f"{name!r} is no slot.")
+    return found
+
+
+def _ended(home: Home, action: Action) -> Action:
+    assert action.state in FINAL
+    report.keep(home, action, _proof(home, action))
+    end_count(home.slots(action.model).folder)
+    tidy(home)
+    return action
+
+
+def _sweep(home: Home, running: Action | None) -> None:
+    """Remove blobs that neither a slot nor its ladder nor the action needs."""
+    wanted: set[str] = set()
+    for model in home.models():
+        slots = home.slots(model)
+        for name in SLOTS:
+            slot = slots.read(name)
+            if slot is not None:
+                wanted |= set(needed(slot.manifest, [slot.entry, *_rungs(home, slot.manifest)]))
+    if running is not None:
+        manifest = _under_way(home, running)
+        if manifest is None:
+            return  # it is not known yet what it needs
+        wanted |= {sha256 for sha256 in needed(manifest, manifest.variants)}
+    with storage_errors(home.blobs.folder):
+        home.blobs.sweep(wanted)
+
+
+def _rungs(home: Home, manifest: Manifest) -> tuple[VariantEntry, ...]:
+    return offer(manifest, home.fingerprint(), formats()).tried
+
+
+def _under_way(home: Home, action: Action) -> Manifest | None:
+    try:
+        return parse((home.staging(action.id) / MANIFEST).read_bytes())
+    except (OSError, VerificationError):
+        return None
+
+
+def _proof(home: Home, action: Action) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads((home.staging(action.id) / PROOF).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found

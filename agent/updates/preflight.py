@@ -1,0 +1,198 @@
+"""The preflight's own process: it loads the variant, and answers for one stage after the other.
+
+`agent.updates.proving` asks, and watches it for time and memory: a runtime that hangs, crashes or
+eats the memory refuses a release and harms nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from agent.bench import Budget, Contestant, Failure, compare, contest
+from agent.codec import decode, encode
+from agent.drop import judge_drop, paired_drop
+from agent.measurement import Measurement
+from agent.metrics import agreement, metric
+from agent.processes import die_with, memory, serve
+from agent.sessions import CheckedSession, open_record
+from agent.tensors import Array, read_tensors
+from agent.updates.judge import judge, judge_floors
+from agent.updates.proof import Asked, Found, Placed, room_to_measure
+from agent.updates.strain import available_bytes
+from agent.variant import RECORD_NAME, record_bytes
+
+
+def main(parent: str, questions: str, answers: str) -> None:
+    """Serve until the parent closes the pipe; the arguments are numbers, of processes and pipes."""
+    die_with(int(parent))
+    proving = _Proving()
+    verbs = {
+        name: _answering(getattr(proving, name))
+        for name in ("prepare", "golden", "accuracy", "memory", "speed")
+    }
+    serve(verbs, questions=int(questions), answers=int(answers))
+
+
+def _answering(stage: Any) -> Any:
+    def answer(**arguments: Any) -> dict[str, Any]:
+        found: dict[str, Any] = encode(stage(**arguments))
+        return found
+
+    return answer
+
+
+class _Proving:
+    """One variant, loaded by the first stage and given back before the last one."""
+
+    _asked: Asked
+    _session: CheckedSession | None = None
+    _measures = True
+
+    def prepare(self, asked: Any) -> Found:
+        """Load it; where its format is compiled on the device, compile it first."""
+        self._asked = decode(Asked, asked, "asked")
+        self._session = open_record(self._asked.variant.folder, self._asked.variant.record)
+        return Found()
+
+    def golden(self) -> Found:
+        """The original's answers, within the floors."""
+        asked, worst = self._asked, dict[str, float]()
+        for sample in samples(asked.golden):
+            outputs = self._run(sample)
+            for floor in asked.floors:
+                value = agreement(floor.metric, outputs[floor.output], sample["out"][floor.output])
+                worst[floor.output] = min(value, worst.get(floor.output, value))
+        judged = judge_floors(asked.floors, worst)
+        return Found(
+            reasons=tuple(breach.what for breach in judged.breaches), facts={"agreement": worst}
+        )
+
+    def accuracy(self) -> Found:
+        """The drop on the evaluation pack, by the rule that the build accepted by."""
+        asked = self._asked
+        if asked.evaluation is None or asked.metric is None or asked.drop_max_ppm is None:
+            return Found(notes=("no evaluation pack: accuracy is not looked at here",))
+        chosen = metric(asked.metric)
+        original, own = [], []
+        for sample in samples(asked.evaluation):
+            label, reference = sample.get("label"), sample["out"]
+            if chosen.needs_label and label is None:
+                note = f"{asked.metric} needs labels, which did not leave the build"
+                return Found(notes=(note,))
+            original.append(chosen.score(reference, reference, label))
+            own.append(chosen.score(self._run(sample), reference, label))
+        drop = paired_drop(
+            original, own, higher_is_better=asked.higher_is_better, bounds=chosen.bounds
+        )
+        limit = asked.drop_max_ppm / 1e6
+        reasons: tuple[str, ...] = ()
+        if judge_drop(drop, limit) == "unmet":
+            told = f"{asked.metric} drops by {drop.value:.4f} (at least {drop.low:.4f})"
+            reasons = (f"{told}, the limit is {limit:.4f}",)
+        facts = {"value": drop.value, "low": drop.low, "high": drop.high, "n": drop.n}
+        return Found(reasons=reasons, facts={"drop": facts})
+
+    def memory(self) -> Found:
+        """What it took at most, and whether a contest fits beside what runs."""
+        asked = self._asked
+        own = memory(os.getpid(), "VmHWM") or 0
+        others = (asked.running is not None) + (asked.baseline is not None)
+        self._close()
+        short = room_to_measure(own, others, available_bytes())
+        self._measures = short is None
+        most = [gate.max for gate in asked.gates if gate.quantity == "memory_peak_bytes"]
+        beyond = [limit for limit in most if limit is not None and own > limit]
+        reasons = tuple(f"it takes {own} bytes, the gate is {limit}" for limit in beyond[:1])
+        return Found(
+            # The contest measures memory anew and more exactly; this is for where there is none.
+            reasons=() if self._measures else reasons,
+            notes=(short,) if short else (),
+            facts={"memory_bytes": own},
+        )
+
+    def speed(self) -> Found:
+        """Latency and memory against the gates, in turns with what runs."""
+        if not self._measures:
+            return Found()
+        asked = self._asked
+        results = _measured(asked)
+        own = results["new"]
+        if isinstance(own, Failure):
+            return Found(reasons=(f"it cannot be measured ({own.kind}): {own.message}",))
+        running, baseline = (_figures(results.get(name)) for name in ("running", "baseline"))
+        judged = judge(
+            asked.gates, own, running=running, baseline=baseline, quiet=asked.quiet
+        )
+        facts: dict[str, Any] = {"measurement": encode(own)}
+        if running is not None:
+            ratio = compare(own, running)
+            told = {"value": ratio.value, "low": ratio.low, "high": ratio.high}
+            facts["ratio_to_running"] = told
+        return Found(
+            reasons=tuple(breach.what for breach in judged.breaches),
+            notes=judged.skipped,
+            facts=facts,
+        )
+
+    def _run(self, sample: Mapping[str, Any]) -> dict[str, Array]:
+        assert self._session is not None
+        return self._session.run(sample["in"])
+
+    def _close(self) -> None:
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+
+def samples(path: Path) -> Iterator[dict[str, Any]]:
+    """{in: {name: array}, out: {name: array}, label} of each sample of a pack.
+
+    Raises:
+        VerificationError: the file is no pack.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for key, array in read_tensors(path).items():
+        index, _, rest = key.partition("/")
+        kind, _, name = rest.partition("/")
+        sample = found.setdefault(index, {"in": {}, "out": {}})
+        if kind == "label":
+            sample["label"] = array
+        elif kind in ("in", "out"):
+            sample[kind][name] = array
+    yield from found.values()
+
+
+def _measured(asked: Asked) -> dict[str, Measurement | Failure]:
+    """One contest of all that is to be held against each other."""
+    entrants = {"new": asked.variant, "running": asked.running, "baseline": asked.baseline}
+    with tempfile.TemporaryDirectory() as scratch:
+        contestants = [
+            Contestant(name, _alone(Path(scratch) / name, placed))
+            for name, placed in entrants.items()
+            if placed is not None
+        ]
+        return contest(
+            contestants,
+            inputs=asked.golden,
+            log_folder=Path(scratch) / "logs",
+            budget=Budget(seconds_per_contestant=asked.seconds_per_contestant),
+        )
+
+
+def _alone(place: Path, placed: Placed) -> Path:
+    """A variant as a folder of its own, as the harness takes it: links and a record."""
+    place.mkdir(parents=True)
+    for file in placed.record.files:
+        link = place / file.path
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to((placed.folder / file.path).resolve())
+    (place / RECORD_NAME).write_bytes(record_bytes(placed.record))
+    return place
+
+
+def _figures(found: Measurement | Failure | None) -> Measurement | None:
+    return found if isinstance(found, Measurement) else None

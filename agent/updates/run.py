@@ -1,0 +1,233 @@
+"""The agent at work: look for an assignment, do it, watch its trial, keep what runs trustworthy."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from agent.config import Config
+from agent.errors import NetworkError, SlipwayError, UsageError
+from agent.local import Listener
+from agent.updates.action import Means, Supply, advance, begin
+from agent.updates.assignment import ASSIGNMENT_BYTES, Assignment, check_for_device, opened
+from agent.updates.home import Home
+from agent.updates.install import confirm_now, go_back, install, take_back
+from agent.updates.journal import Action
+from agent.updates.keeping import Keeper
+from agent.updates.obtain import Tell
+from agent.updates.outcome import fail, watch
+from agent.updates.proving import Prove, prove_apart
+from agent.updates.recover import recover
+from agent.updates.source import Busy, Missing, Source, read_short, source_of
+from agent.updates.states import CANCELLABLE
+from agent.updates.trust import View
+
+MOST_BACKOFF_S = 3600.0
+_LISTENS_S = 1.0  # how often a trial's time and starts are looked at while nobody speaks
+
+
+def once(home: Home, tell: Tell, prove: Prove = prove_apart) -> Action | None:
+    """Finish what was interrupted, else take what is assigned; then stop.
+
+    Returns:
+        The last action that something was done about; None where there was nothing to do.
+
+    Raises:
+        NetworkError: the repository, or a file of it, cannot be had now.
+    """
+    recover(home, tell)
+    return look(home, Keeper(prove), tell)
+
+
+def run(config: Config, tell: Tell, prove: Prove = prove_apart) -> None:
+    """Work until SIGTERM or Ctrl-C; what runs goes on running without the agent.
+
+    Raises:
+        StorageError: another agent has the state folder, or it cannot be written.
+    """
+    with Home(config) as home, _listener(home.folder) as listener, _until_told() as stopped:
+        keeper, failures = Keeper(prove), 0
+        recover(home, tell)
+        while not stopped:
+            wait_s = config.poll_s
+            try:
+                look(home, keeper, tell)
+                failures = 0
+            except NetworkError as error:
+                tell(error.what)
+                failures += 1
+                wait_s = backoff_s(config.poll_s, failures, random.random())  # noqa: S311
+                if isinstance(error, Busy) and error.after_s is not None:
+                    wait_s = max(wait_s, min(error.after_s, MOST_BACKOFF_S))
+            _wait(home, keeper, listener, stopped, wait_s, tell)
+
+
+def look(home: Home, keeper: Keeper, tell: Tell) -> Action | None:
+    """One turn: the repository, what is under way, what runs.
+
+    Raises:
+        NetworkError: the repository, or a file of it, cannot be had now.
+    """
+    supply = _supply(home, tell)
+    means = Means(tell=tell, supply=supply, prove=keeper.prove)
+    action = home.journal.unfinished()
+    if supply is not None and (action is None or action.state in CANCELLABLE):
+        found = _assigned(home, supply.source, supply.view, tell)
+        if found is not None:
+            if action is not None:
+                fail(home, action, f"{found.action_id} was assigned instead")
+            action = begin(home, found, "offline")
+    if action is None:
+        action = keeper.look(home, supply.view if supply else None, tell)
+    if action is None:
+        return None
+    action = advance(home, action, means)
+    return watch(home, action, ()) if action.state == "TRIAL" else action
+
+
+def backoff_s(poll_s: float, failures: int, chance: float) -> float:
+    """How long to wait after so many failures in a row: twice as long each time, and never alike.
+
+    >>> [round(backoff_s(60.0, n, 0.5)) for n in (1, 2, 3, 9)]
+    [60, 120, 240, 3600]
+    """
+    longest = max(MOST_BACKOFF_S, poll_s)
+    return min(longest, poll_s * 2.0 ** min(failures - 1, 20)) * (0.75 + chance / 2)
+
+
+def do(home: Home, request: Mapping[str, Any], tell: Tell, keeper: Keeper) -> dict[str, Any]:
+    """Do what an operator asks of the agent that is at work: a closed list.
+
+    Raises:
+        UsageError: the request is not on it, or cannot be done now.
+    """
+    kind, model = request.get("do"), str(request.get("model", ""))
+    reason = str(request.get("reason", "an operator's decision"))[:500]
+    if kind == "install":
+        return told(install(home, Path(str(request.get("package"))), tell, keeper.prove))
+    if kind == "rollback":
+        return told(go_back(home, model, reason, tell, keeper.prove))
+    if kind == "mark-good":
+        return told(confirm_now(home, model))
+    if kind == "mark-bad":
+        return told(take_back(home, model, reason))
+    if kind == "once":
+        return told(look(home, keeper, tell))
+    raise UsageError(f"The agent does not know the request {kind!r}.")
+
+
+def told(action: Action | None) -> dict[str, Any]:
+    """An action, as it is shown."""
+    if action is None:
+        return {"action": None}
+    return {
+        "action": action.id,
+        "model": action.model,
+        "release": action.release,
+        "state": action.state,
+        "reason": action.reason,
+        "variant": action.variant,
+        "slot": action.slot,
+    }
+
+
+def _supply(home: Home, tell: Tell) -> Supply | None:
+    """The repository as it is trusted now; None where it is not, which is told."""
+    place = home.config.repository
+    if place is None:
+        return None
+    source = source_of(place)
+    try:
+        return Supply(source=source, view=home.trust.refresh(source, home.now()))
+    except NetworkError:
+        # What is here already can go on: only who needs the network has to wait.
+        action = home.journal.unfinished()
+        if action is None or action.state in ("RECEIVED", "DOWNLOADING"):
+            raise
+        return None
+    except SlipwayError as error:
+        tell(f"{error.what} {error.cause}")
+        return None
+
+
+def _assigned(home: Home, source: Source, view: View, tell: Tell) -> Assignment | None:
+    """The device's own assignment before its group's; one that was seen already is none."""
+    group = home.config.group
+    seen = home.journal.number("assignment_seq:offline")
+    places = [f"assignments/device-{home.device.device_id}.json"]
+    places += [f"assignments/group-{group}.json"] if group else []
+    for place in places:
+        try:
+            found = opened(
+                read_short(source, place, ASSIGNMENT_BYTES), view.assignment_keys(offline=True)
+            )
+            if found.assignment_seq <= seen:
+                continue
+            check_for_device(
+                found, device_id=home.device.device_id, group=group, now=home.now(), last_seq=seen
+            )
+        except Missing:
+            continue
+        except NetworkError:
+            raise
+        except SlipwayError as error:
+            tell(f"{place}: {error.what}")
+            continue
+        return found
+    return None
+
+
+def _wait(
+    home: Home, keeper: Keeper, listener: Listener, stopped: list[int], wait_s: float, tell: Tell
+) -> None:
+    """Listen until the next poll."""
+    until = time.monotonic() + wait_s
+    while not stopped and (left := until - time.monotonic()) > 0:
+        action = home.journal.unfinished()
+        on_trial = action is not None and action.state == "TRIAL"
+        timeout_s = min(left, _LISTENS_S) if on_trial else left
+        words = tuple(listener.wait(timeout_s, lambda request: do(home, request, tell, keeper)))
+        action = home.journal.unfinished()
+        if action is not None and action.state == "TRIAL":
+            after = watch(home, action, words)
+            if after.state != action.state:
+                tell(f"{after.model}: {after.state}: {after.reason}")
+
+
+@contextlib.contextmanager
+def _listener(folder: Path) -> Iterator[Listener]:
+    listener = Listener(folder)
+    try:
+        yield listener
+    finally:
+        listener.close()
+
+
+@contextlib.contextmanager
+def _until_told() -> Iterator[list[int]]:
+    """A list that is empty until a signal asks to stop, which also ends what is inside."""
+    asked: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        asked.append(number)
+        raise _Stop  # at once: whatever is cut off here goes on after the next start
+
+    before = {
+        number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield asked
+    except _Stop:
+        pass
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Stop(BaseException):
+    """A signal asked to stop."""

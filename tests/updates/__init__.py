@@ -1,0 +1,1 @@
+"""Releases, from the keys to a device: `fleet` makes both ends in a folder."""
