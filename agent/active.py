@@ -11,25 +11,39 @@ import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from agent.config import default_state
 from agent.errors import SlipwayError, UsageError
 from agent.local import Word, say
-from agent.sessions import CheckedSession, open_record
 from agent.shim import count_start, forget_starts
 from agent.tensors import Array
 from agent.updates.slots import CURRENT, Slot, Slots
-from agent.variant import prepared_name
+from agent.variant import VariantRecord, prepared_name
 
 GOOD_RUNS = 20
 """After so many runs without an error the application has said that it is well."""
 
 
+class Opened(Protocol):
+    """What is used of a session."""
+
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, Array]: ...
+    def close(self) -> None: ...
+
+
+class Open(Protocol):
+    """How a variant is opened: `agent.sessions.open_record`."""
+
+    def __call__(
+        self, folder: Path, record: VariantRecord, *, prepared: Path | None = None
+    ) -> Opened: ...
+
+
 class ActiveSession:
     """A session of whatever is installed, reopened where that changes."""
 
-    def __init__(self, model: str, state: Path | None = None) -> None:
+    def __init__(self, model: str, state: Path | None, open_variant: Open) -> None:
         """Open it.
 
         Raises:
@@ -38,8 +52,9 @@ class ActiveSession:
         """
         self._model = model
         self._state = state or default_state()
+        self._open = open_variant
         self._slots = Slots(self._state / "models" / model)
-        self._session: CheckedSession | None = None
+        self._session: Opened | None = None
         self._slot: Slot | None = None
         self._link: tuple[int, int] | None = None
         self._runs = 0
@@ -95,7 +110,7 @@ class ActiveSession:
     def _reopen(self) -> None:
         self.close()
         count_start(self._slots.folder)
-        # The link is looked at before the slot is read: a switch in between is seen by the next run.
+        # The link is looked at before the slot: a switch in between is seen by the next run.
         self._link = _identity(self._slots.folder / CURRENT)
         slot = self._slots.read(self._slots.current())
         if slot is None:
@@ -106,7 +121,7 @@ class ActiveSession:
             )
         prepared = self._state / "prepared" / prepared_name(slot.variant)
         try:
-            self._session = open_record(slot.folder, slot.variant, prepared=prepared)
+            self._session = self._open(slot.folder, slot.variant, prepared=prepared)
         except SlipwayError as error:
             self.report(good=False, reason=error.what)
             raise

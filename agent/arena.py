@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from agent.buckets import in_words
 from agent.bootstrap import own_command
+from agent.buckets import in_words
 from agent.identity import Conditions, conditions_now
 from agent.measurement import Failure, Measurement, Quantity, latency, ratio
 from agent.processes import Child, ChildError

@@ -1,16 +1,16 @@
 """What the agent of a device is told: `agent.toml`.
 
-    repository = "https://updates.example.org/fleet"   # or a folder
-    root = "root.json"                                  # came with the first installation
-    group = "line-3"
-    poll_s = 60
-    [trial]
-    seconds = 3600
-    confirm = "health"     # "health": the application says so; "deadline": no bad word until then
-    [idle]
-    hook = "/usr/local/bin/is-idle"                     # ends with 0 where a preflight may disturb
-    [ladder]
-    reserve_mib = 64       # with less memory than this to be had, a lighter variant is taken
+repository = "https://updates.example.org/fleet"   # or a folder
+root = "root.json"                                  # came with the first installation
+group = "line-3"
+poll_s = 60
+[trial]
+seconds = 3600
+confirm = "health"     # "health": the application says so; "deadline": no bad word until then
+[idle]
+hook = "/usr/local/bin/is-idle"                     # ends with 0 where a preflight may disturb
+[ladder]
+reserve_mib = 64       # with less memory than this to be had, a lighter variant is taken
 """
 
 from __future__ import annotations
@@ -143,8 +143,7 @@ def _loads(text: str) -> dict[str, Any]:
 def _check_known(told: Mapping[str, Any], place: Path) -> None:
     known: dict[str, Any] = {field.name: None for field in dataclasses.fields(Config)}
     known |= {
-        name: {field.name for field in dataclasses.fields(kind)}
-        for name, kind in _TABLES.items()
+        name: {field.name for field in dataclasses.fields(kind)} for name, kind in _TABLES.items()
     }
     names = [name for name in told if name not in known]
     for table, entries in told.items():

@@ -105,6 +105,3 @@ def uptime_s() -> float:
 
     clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
     return time.clock_gettime(clock)
-
-
-

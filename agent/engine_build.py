@@ -20,8 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from agent.engine_plan import EnginePlan, trtexec_arguments, trtexec_release
 from agent.bootstrap import own_command
+from agent.engine_plan import EnginePlan, trtexec_arguments, trtexec_release
 from agent.errors import StorageError, ToolchainError
 from agent.files import move_folder, sha256_of, storage_errors
 from agent.processes import die_with, tree

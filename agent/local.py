@@ -143,7 +143,7 @@ def _listening(path: Path, mode: int) -> socket.socket:
         ) from error
     path.chmod(mode)
     one.listen(16)
-    one.setblocking(False)
+    one.settimeout(0)
     return one
 
 

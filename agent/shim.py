@@ -66,7 +66,7 @@ def main(state: Path, model: str, command: list[str]) -> None:
         print(f"sdk-agent: {model}: {done}", file=sys.stderr)
     environment = {**os.environ, "SLIPWAY_MODEL": str(folder / CURRENT)}
     try:
-        os.execvpe(command[0], command, environment)
+        os.execvpe(command[0], command, environment)  # noqa: S606  it is to become that
     except OSError as error:
         print(f"sdk-agent: {command[0]}: {error.strerror}", file=sys.stderr)
         sys.exit(127 if isinstance(error, FileNotFoundError) else 126)  # as a shell says it

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.errors import VerificationError
 from agent.disk import sync_folder
+from agent.errors import VerificationError
 from agent.files import storage_errors
 
 Array = NDArray[Any]

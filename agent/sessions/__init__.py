@@ -307,9 +307,9 @@ def active(model: str, state: str | Path | None = None) -> ActiveSession:
         UsageError: none is installed.
         ToolchainError: its runtime is missing, or refuses the file.
     """
-    from agent.active import ActiveSession  # it is built on this module
+    from agent.active import ActiveSession  # rigs, which only measure, do without
 
-    return ActiveSession(model, None if state is None else Path(state))
+    return ActiveSession(model, None if state is None else Path(state), open_record)
 
 
 class CheckedSession:

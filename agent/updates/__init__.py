@@ -6,7 +6,8 @@ From the outside in:
     recover                 after any start: what was interrupted
     action, obtain, proving one action on its way through `states`
     outcome                 its end: confirmed, rolled back, refused
-    trust, assignment       who has signed what; source, fetch, delta, package: where bytes come from
+    trust, assignment       who has signed what
+    source, fetch, delta    where bytes come from; package: from one file
     home                    the state folder: journal, slots, blobs
     states, judge, ladder   the decisions, pure
 """

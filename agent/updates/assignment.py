@@ -78,7 +78,7 @@ def open_envelope(content: bytes, kind: str, keys: Keys) -> bytes:
         raise _malformed(f"it has {len(content)} bytes, {ASSIGNMENT_BYTES} at most are read")
     try:
         envelope = Envelope.from_dict(copy.deepcopy(json.loads(content)))
-    except Exception as error:  # noqa: BLE001  whatever is in there, it is no envelope
+    except Exception as error:
         raise _malformed(f"{type(error).__name__}: {error}"[:200]) from error
     if envelope.payload_type != kind:
         raise _malformed(f"it is of the type {envelope.payload_type!r}, not {kind!r}")

@@ -9,7 +9,7 @@ trained on a little keep their sign and exponent, so the high planes are nearly 
     "SWPD" 1 <bytes of a number: 1, 2 or 4> 0 0 <length of the new file, 8 bytes little-endian>
     one zstd frame: blocks of 4 MiB of the new file (the last is shorter), each in planes
 
-`zstd-patch`: zstd with the old file as its dictionary (`zstd --patch-from`): for content that moved.
+`zstd-patch`: zstd with the old file as its dictionary (`zstd --patch-from`), for what has moved.
 
 The result is hashed as a whole by whoever asked for it, so a delta needs no trust of its own.
 """

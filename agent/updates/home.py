@@ -1,7 +1,7 @@
 """The state folder of one agent, opened: its lock, its journal, its blobs, its slots.
 
-    agent.db  device.key  device.json  root.json  health.sock  agent.sock
-    blobs/sha256/  staging/<action>/  models/<name>/{A,B,current,trial}  prepared/  trust/
+agent.db  device.key  device.json  root.json  health.sock  agent.sock
+blobs/sha256/  staging/<action>/  models/<name>/{A,B,current,trial}  prepared/  trust/
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-from agent.updates.blobs import Blobs
 from agent.config import Config
 from agent.device import Device, boot_id, device_of, uptime_s
 from agent.errors import StorageError, UsageError
 from agent.files import make_folders, storage_errors
 from agent.identity import fingerprint
-from agent.updates.journal import Journal
 from agent.manifest import Fingerprint, Manifest, VariantEntry
 from agent.names import check_path
+from agent.updates.blobs import Blobs
+from agent.updates.journal import Journal
 from agent.updates.slots import Slot, Slots, variant_record
 from agent.updates.states import Clock
 from agent.updates.trust import ROOT, Revoked, Trust
@@ -167,6 +167,6 @@ def _root(config: Config) -> bytes:
         raise UsageError(
             f"There is no root metadata at {path}: {error.strerror}.",
             cause="The agent does not know yet whom to trust.",
-            remedy="Bring metadata/1.root.json of your repository here by a way that you trust, then: "
+            remedy="Bring metadata/1.root.json of your repository here by a safe way, then: "
             "sdk-agent trust 1.root.json",
         ) from error

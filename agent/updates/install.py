@@ -54,9 +54,7 @@ def install(home: Home, path: Path, tell: Tell, prove: Prove = prove_apart) -> A
         return advance(home, begin(home, found, "offline"), means)
 
 
-def go_back(
-    home: Home, model: str, reason: str, tell: Tell, prove: Prove = prove_apart
-) -> Action:
+def go_back(home: Home, model: str, reason: str, tell: Tell, prove: Prove = prove_apart) -> Action:
     """Take a trial back; else switch to the release before, which is proven anew first.
 
     Raises:

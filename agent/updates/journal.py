@@ -62,7 +62,7 @@ create table fact (name text primary key, value text not null) strict;
 
 
 Kind = Literal["online", "offline", "rollback", "step"]
-"""Where an action comes from: an assignment of either sort, a person or a revocation, the ladder."""
+"""What asked for it: an assignment of either sort, a person or a revocation, the ladder."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -110,7 +110,9 @@ def _figure(gate: Gate, own: Measurement) -> tuple[float, float, float] | None:
     if gate.quantity == "latency_us":
         name = _QUANTILES.get(gate.quantile_permille or 500)
         bounds = own.latency_ms.bounds.get(name or "")
-        return bounds and (bounds.low * 1e3, bounds.value * 1e3, bounds.high * 1e3)
+        if bounds is None:
+            return None
+        return bounds.low * 1e3, bounds.value * 1e3, bounds.high * 1e3
     if gate.quantity == "throughput_milli_per_s":
         per_s = sorted(1e3 / turn for turn in own.turns_ms if turn)
         value = own.throughput_per_s * 1e3

@@ -1,4 +1,4 @@
-"""Keep what runs trustworthy: proven anew where the software changed, revoked, damaged, or strained.
+"""Keep what runs trustworthy: proven under this software, not revoked, whole, and affordable.
 
 Looked at between actions. Each finding either is told and noted, or begins an ordinary action.
 """

@@ -44,9 +44,7 @@ def check_room(items: Iterable[Item], blobs: Blobs, free_bytes: int) -> None:
         )
 
 
-def obtain(
-    item: Item, blobs: Blobs, source: Source | None, staging: Path, tell: Tell
-) -> None:
+def obtain(item: Item, blobs: Blobs, source: Source | None, staging: Path, tell: Tell) -> None:
     """Have one of them here.
 
     Args:
@@ -70,10 +68,8 @@ def obtain(
         _whole(item, blobs, source, staging, tell)
 
 
-def _by_delta(
-    file: File, blobs: Blobs, source: Source | None, staging: Path, tell: Tell
-) -> bool:
-    """By the smallest delta whose base is here; whatever is wrong with it, the whole file will do."""
+def _by_delta(file: File, blobs: Blobs, source: Source | None, staging: Path, tell: Tell) -> bool:
+    """By the smallest delta whose base is here; where that fails, the whole file will do."""
     fits = [
         found
         for found in file.deltas
@@ -99,9 +95,7 @@ def _by_delta(
     return False
 
 
-def _whole(
-    item: Item, blobs: Blobs, source: Source | None, staging: Path, tell: Tell
-) -> None:
+def _whole(item: Item, blobs: Blobs, source: Source | None, staging: Path, tell: Tell) -> None:
     if blobs.has(item.sha256, item.length):
         return
     if source is None:

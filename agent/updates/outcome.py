@@ -136,7 +136,7 @@ def _sweep(home: Home, running: Action | None) -> None:
         manifest = _under_way(home, running)
         if manifest is None:
             return  # it is not known yet what it needs
-        wanted |= {sha256 for sha256 in needed(manifest, manifest.variants)}
+        wanted |= set(needed(manifest, manifest.variants))
     with storage_errors(home.blobs.folder):
         home.blobs.sweep(wanted)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from agent.errors import UsageError, VerificationError
 from agent.names import check_path
-from agent.updates.source import CHUNK_BYTES, Missing, Stream
+from agent.updates.source import CHUNK_BYTES, MissingError, Stream
 
 ASSIGNMENT = "assignment.json"
 MOST_MEMBERS = 10_000
@@ -69,7 +69,7 @@ class PackageSource:
         try:
             member = self._zip.open(path)
         except KeyError as error:
-            raise Missing(
+            raise MissingError(
                 f"The package {self._path} has no {path}.",
                 cause="It was made for another device, or was cut short.",
                 remedy="Export it anew for this device: sdk publish --export FILE",

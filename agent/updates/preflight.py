@@ -124,9 +124,7 @@ class _Proving:
         if isinstance(own, Failure):
             return Found(reasons=(f"it cannot be measured ({own.kind}): {own.message}",))
         running, baseline = (_figures(results.get(name)) for name in ("running", "baseline"))
-        judged = judge(
-            asked.gates, own, running=running, baseline=baseline, quiet=asked.quiet
-        )
+        judged = judge(asked.gates, own, running=running, baseline=baseline, quiet=asked.quiet)
         facts: dict[str, Any] = {"measurement": encode(own)}
         if running is not None:
             ratio = compare(own, running)

@@ -27,9 +27,7 @@ IDLE_S = 10.0
 class Prove(Protocol):
     """How a variant is proven; tests have ways that take no runtime."""
 
-    def __call__(
-        self, home: Home, asked: Asked, *, log: Path, time_limit_s: float
-    ) -> Proof: ...
+    def __call__(self, home: Home, asked: Asked, *, log: Path, time_limit_s: float) -> Proof: ...
 
 
 def question(
@@ -65,8 +63,8 @@ def question(
         higher_is_better=pack.higher_is_better if pack else True,
         drop_max_ppm=variant.drop_max_ppm,
         gates=gates,
-        running=running and Placed(folder=running.folder, record=running.variant),
-        baseline=base and _placed(home.blobs, manifest, base, folder / "baseline"),
+        running=None if running is None else Placed(folder=running.folder, record=running.variant),
+        baseline=None if base is None else _placed(home.blobs, manifest, base, folder / "baseline"),
         quiet=quiet,
         seconds_per_contestant=home.config.preflight.measure_s,
     )

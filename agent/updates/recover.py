@@ -72,9 +72,9 @@ def _done(home: Home, action: Action, decision: Decision) -> Action | None:
         return None
     if decision.step == "enter trial":
         return enter_trial(home, action, decision.reason)
-    if action.state == "TRIAL" and action.deadline is not None:
-        if action.deadline.boot_id != home.clock().boot_id:
-            return enter_trial(home, action, "the device was started anew")
+    deadline = action.deadline if action.state == "TRIAL" else None
+    if deadline is not None and deadline.boot_id != home.clock().boot_id:
+        return enter_trial(home, action, "the device was started anew")
     return action
 
 

@@ -23,7 +23,7 @@ from agent.updates.obtain import Tell
 from agent.updates.outcome import fail, watch
 from agent.updates.proving import Prove, prove_apart
 from agent.updates.recover import recover
-from agent.updates.source import Busy, Missing, Source, read_short, source_of
+from agent.updates.source import BusyError, MissingError, Source, read_short, source_of
 from agent.updates.states import CANCELLABLE
 from agent.updates.trust import View
 
@@ -62,7 +62,7 @@ def run(config: Config, tell: Tell, prove: Prove = prove_apart) -> None:
                 tell(error.what)
                 failures += 1
                 wait_s = backoff_s(config.poll_s, failures, random.random())  # noqa: S311
-                if isinstance(error, Busy) and error.after_s is not None:
+                if isinstance(error, BusyError) and error.after_s is not None:
                     wait_s = max(wait_s, min(error.after_s, MOST_BACKOFF_S))
             _wait(home, keeper, listener, stopped, wait_s, tell)
 
@@ -171,7 +171,7 @@ def _assigned(home: Home, source: Source, view: View, tell: Tell) -> Assignment 
             check_for_device(
                 found, device_id=home.device.device_id, group=group, now=home.now(), last_seq=seen
             )
-        except Missing:
+        except MissingError:
             continue
         except NetworkError:
             raise
@@ -217,9 +217,7 @@ def _until_told() -> Iterator[list[int]]:
         asked.append(number)
         raise _Stop  # at once: whatever is cut off here goes on after the next start
 
-    before = {
-        number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)
-    }
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield asked
     except _Stop:

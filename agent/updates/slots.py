@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agent import disk
-from agent.updates.blobs import Blobs
 from agent.codec import decode, pretty
 from agent.errors import VerificationError
 from agent.files import (
@@ -32,6 +31,7 @@ from agent.files import (
 )
 from agent.manifest import File, Manifest, VariantEntry, parse
 from agent.names import check_path
+from agent.updates.blobs import Blobs
 from agent.variant import VariantRecord
 
 SlotName = Literal["A", "B"]

@@ -30,11 +30,11 @@ class Stream:
     """Names this content, as far as the server tells."""
 
 
-class Missing(NetworkError):
+class MissingError(NetworkError):
     """There is no such file."""
 
 
-class Busy(NetworkError):
+class BusyError(NetworkError):
     """The server asks to come again later.
 
     Attributes:
@@ -57,7 +57,7 @@ class Source(Protocol):
         """A file from `offset` on, if it is still the one of that etag; else from its beginning.
 
         Raises:
-            Missing: there is none.
+            MissingError: there is none.
             NetworkError: it cannot be read.
         """
         ...
@@ -86,7 +86,7 @@ def read_short(source: Source, path: str, most: int) -> bytes:
     """A short file; of one that is longer than `most` only a little more than that.
 
     Raises:
-        Missing: there is none.
+        MissingError: there is none.
         NetworkError: it cannot be read.
     """
     content = b""
@@ -116,7 +116,7 @@ class FolderSource:
                 chunks = iter(lambda: stream.read(CHUNK_BYTES), b"")
                 yield Stream(offset=begin, chunks=chunks, etag=own)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            raise Missing(
+            raise MissingError(
                 f"The repository has no {path}.",
                 cause="It was not published there, or not copied whole.",
                 remedy="Copy the repository again.",
@@ -210,7 +210,7 @@ def _refuse(url: str, response: Any) -> None:
     if status in (200, 206):
         return
     if status in (404, 403, 410):
-        raise Missing(
+        raise MissingError(
             f"The server has no {url} ({status}).",
             cause="It was not published there.",
             remedy="Publish it, or correct `repository` in the agent's configuration.",
@@ -218,7 +218,7 @@ def _refuse(url: str, response: Any) -> None:
     if status in (429, 503):
         after = str(response.headers.get("Retry-After", ""))
         seconds = float(after) if after.isdigit() else None
-        raise Busy(f"The server is busy ({status}) and gave no {url}.", seconds)
+        raise BusyError(f"The server is busy ({status}) and gave no {url}.", seconds)
     if status == 416:
         raise NetworkError(
             f"The server has less of {url} than there is here already (416).",

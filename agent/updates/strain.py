@@ -1,4 +1,4 @@
-"""What the device has left for a model: memory that could be had, and whether heat holds it down."""
+"""What the device has left for a model: memory, calm, and clocks that nothing holds down."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ QUIET_LOAD = 0.5
 
 
 def available_bytes(root: Path = Path("/")) -> int:
-    """Memory that could be had without swapping (MemAvailable); without bound where nothing tells."""
+    """Memory that could be had without swapping (MemAvailable); no bound where nothing tells."""
     found = re.search(r"^MemAvailable:\s*(\d+) kB", _read(root / "proc/meminfo"), re.MULTILINE)
     return int(found[1]) << 10 if found else 1 << 62
 

@@ -4,8 +4,9 @@ python-tuf writes neither durably nor all at once. So it works on a copy of the 
 which then becomes the trusted one by a rename. What it accepted before an error stays accepted: a
 new root counts even if the rest of the repository is broken.
 
-    trust/<n>/        metadata as python-tuf keeps it
+    trust/<n>/            metadata as python-tuf keeps it
     trust/current -> <n>
+    trust/scratch, package: its copies
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ import dataclasses
 import datetime as dt
 import hashlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.errors import NetworkError, SlipwayError, UsageError, VerificationError
 from agent.files import make_folders, point_link, storage_errors, write_atomic
-from agent.updates.source import Missing, Source, read_short
+from agent.updates.source import MissingError, Source, read_short
 
 if TYPE_CHECKING:
     from tuf.ngclient import Updater
@@ -59,12 +60,11 @@ class Revoked:
 class View:
     """A repository as it was trusted at one moment."""
 
-    def __init__(self, updater: Updater, source: Source, expired: tuple[str, ...]) -> None:
+    def __init__(self, updater: Updater, source: Source, keep: Callable[[], None]) -> None:
         self._updater = updater
         self._source = source
         self._trusted: Any = updater._trusted_set  # noqa: SLF001  it has no other door
-        self.expired = expired
-        """Roles whose metadata is past its date, in words."""
+        self._keep = keep
 
     def assignment_keys(self, *, offline: bool) -> Keys:
         """Who may say what this device is to run.
@@ -92,8 +92,7 @@ class View:
             VerificationError: nobody trusted has signed it, or it is another one.
             NetworkError: it cannot be fetched.
         """
-        with _tuf_errors():
-            info = self._updater.get_targetinfo(path)
+        info = self._found(path)
         if info is None:
             raise VerificationError(
                 f"No trusted role has signed {path}.",
@@ -121,9 +120,8 @@ class View:
             VerificationError: it is not told in the form that is agreed on.
         """
         role = f"model-{model}"
-        with _tuf_errors():
-            # Looking a path up is what makes python-tuf fetch the metadata of its role.
-            self._updater.get_targetinfo(f"models/{model}/any/manifest.json")
+        # Looking a path up is what makes python-tuf fetch the metadata of its role.
+        self._found(f"models/{model}/any/manifest.json")
         if role not in self._trusted._trusted_set:  # noqa: SLF001  it has no other door
             return Revoked()
         told = self._trusted[role].unrecognized_fields.get(EXTENSION, {})
@@ -132,6 +130,13 @@ class View:
                 below=int(told.get("revoked_below", 0)),
                 releases=tuple(int(counter) for counter in told.get("revoked", ())),
             )
+
+    def _found(self, path: str) -> Any:
+        """What is signed of a path; the metadata that this took is kept, and not fetched again."""
+        with _tuf_errors():
+            info = self._updater.get_targetinfo(path)
+        self._keep()
+        return info
 
 
 class Trust:
@@ -154,14 +159,14 @@ class Trust:
             NetworkError: it cannot be read.
             StorageError: the disk is full, or cannot be written.
         """
-        with self._copied() as scratch:
-            updater = self._updater(scratch, source, now)
-            try:
-                with _tuf_errors():
-                    updater.refresh()
-                return View(updater, source, ())
-            finally:
-                self._keep(scratch)
+        scratch = self._copied("scratch")
+        updater = self._updater(scratch, source, now)
+        try:
+            with _tuf_errors():
+                updater.refresh()
+        finally:
+            self._keep(scratch)
+        return View(updater, source, lambda: self._keep(scratch))
 
     def look_into(self, source: Source, issued: dt.datetime, now: dt.datetime) -> View:
         """Look at a package without a network: what is trusted stays as it is.
@@ -173,14 +178,13 @@ class Trust:
             VerificationError: the package is not to be trusted.
             NetworkError: a file of it is missing.
         """
-        with self._copied() as scratch:
-            updater = self._updater(scratch, source, issued)
-            with _tuf_errors():
-                updater.refresh()
-            trusted: Any = updater._trusted_set  # noqa: SLF001
-            for role in ("root", "targets"):
-                _check_expiry(role, trusted[role], now)
-            return View(updater, source, ())
+        updater = self._updater(self._copied("package"), source, issued)
+        with _tuf_errors():
+            updater.refresh()
+        trusted: Any = updater._trusted_set  # noqa: SLF001
+        for role in ("root", "targets"):
+            _check_expiry(role, trusted[role], now)
+        return View(updater, source, lambda: None)
 
     def _updater(self, scratch: Path, source: Source, now: dt.datetime) -> Updater:
         from tuf.ngclient import Updater, UpdaterConfig
@@ -196,10 +200,9 @@ class Trust:
         updater._trusted_set.reference_time = now  # noqa: SLF001  a device's clock may be wrong
         return updater
 
-    @contextlib.contextmanager
-    def _copied(self) -> Iterator[Path]:
-        """A copy of what is trusted, for python-tuf to work on."""
-        scratch = self._folder / "scratch"
+    def _copied(self, name: str) -> Path:
+        """A copy of what is trusted, for python-tuf to work on; it is there until the next one."""
+        scratch = self._folder / name
         with storage_errors(self._folder):
             make_folders(self._folder)
             shutil.rmtree(scratch, ignore_errors=True)
@@ -208,10 +211,7 @@ class Trust:
                 shutil.copytree(current, scratch, symlinks=True)
             else:
                 scratch.mkdir()
-        try:
-            yield scratch
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        return scratch
 
     def _keep(self, scratch: Path) -> None:
         """Make the copy the trusted one, if anything in it is new."""
@@ -293,14 +293,14 @@ def _fetcher(source: Source) -> Any:
     from tuf.api.exceptions import DownloadError, DownloadHTTPError
     from tuf.ngclient import FetcherInterface
 
-    class Fetcher(FetcherInterface):  # type: ignore[misc]
+    class Fetcher(FetcherInterface):
         """python-tuf's view of a source."""
 
         def _fetch(self, url: str) -> Iterator[bytes]:
             try:
                 with source.open(url) as stream:
                     yield from stream.chunks
-            except Missing as error:
+            except MissingError as error:
                 raise DownloadHTTPError(error.what, 404) from error
             except NetworkError as error:
                 raise DownloadError(error.what) from error
@@ -338,8 +338,7 @@ def _tuf_errors() -> Iterator[None]:
 
 _WHY: Mapping[str, tuple[str, str]] = {
     "ExpiredMetadataError": (
-        "Nobody has signed it anew in time, or the server holds the newer ones back, or this "
-        "device's clock is ahead.",
+        "Nobody signed it anew, or the server holds the newer one back, or the clock is ahead.",
         "What runs goes on running. On the server: sdk repo refresh; on the device: set the clock.",
     ),
     "BadVersionNumberError": (

@@ -56,8 +56,7 @@ def init(
         return
     lines = [
         f"{len(names)} keys in {keys}, and a repository at {repo}.",
-        "Take the files of root-* and targets-* offline: they are needed for a new model, and to "
-        "replace a key.",
+        "Take the files of root-* and targets-* offline: only a new model or a new key needs them.",
         f"Give every device {repo}/metadata/1.root.json, by a way that you trust.",
     ]
     out_console().print("\n".join(lines), markup=False, soft_wrap=True)

@@ -7,9 +7,9 @@ import json
 import secrets
 from typing import Any
 
-from agent.updates.assignment import ASSIGNMENT_TYPE, Assignment
 from agent.codec import canonical
 from agent.errors import UsageError
+from agent.updates.assignment import ASSIGNMENT_TYPE, Assignment
 from sdk.release.publish import Published
 from sdk.release.repository import Repository
 

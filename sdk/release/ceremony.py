@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-
 from agent.errors import UsageError
 from agent.names import check_path
 from sdk.release.keystore import KeyStore
@@ -203,5 +202,3 @@ def _next_name(name: str, keys: KeyStore) -> str:
     while f"{stem}@{number}" in keys.records:
         number += 1
     return f"{stem}@{number}"
-
-

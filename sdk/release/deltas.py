@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from agent.manifest import Delta
 from agent.updates.delta import (
     BLOCK_BYTES,
     HEADER_BYTES,
@@ -16,7 +17,6 @@ from agent.updates.delta import (
     parted,
     xored,
 )
-from agent.manifest import Delta
 from sdk.release.store import Store
 
 LEVEL = 12

@@ -142,7 +142,7 @@ class KeyStore:
                 cause=f"${PASSPHRASE} is not the passphrase that it was made with.",
                 remedy="Set the right one. There is no way around it: a lost key is rotated.",
             ) from error
-        return CryptoSigner(secret, self.public(name))  # type: ignore[arg-type]
+        return CryptoSigner(secret, self.public(name))
 
     def has_secret(self, name: str) -> bool:
         """Whether the key's file is here."""

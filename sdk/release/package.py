@@ -7,10 +7,10 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from agent.updates.assignment import Assignment
 from agent.errors import UsageError
 from agent.files import storage_errors
 from agent.manifest import Manifest
+from agent.updates.assignment import Assignment
 from agent.updates.package import ASSIGNMENT
 from agent.updates.trust import METADATA, TARGETS
 from sdk.release.assign import signed

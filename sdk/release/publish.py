@@ -11,7 +11,7 @@ from pathlib import Path
 
 from agent.errors import LimitError, UsageError, VerificationError
 from agent.files import sha256_of
-from agent.manifest import Delta, Manifest, VariantEntry, parse, serialise
+from agent.manifest import Delta, File, Manifest, VariantEntry, parse, serialise
 from agent.updates.trust import TARGETS
 from sdk.release.deltas import smallest
 from sdk.release.repository import Repository
@@ -146,7 +146,7 @@ def _with_deltas(
     return _Made(variants=tuple(variants), files=files)
 
 
-def _same(base: Manifest, variant: VariantEntry, path: str) -> object:
+def _same(base: Manifest, variant: VariantEntry, path: str) -> File | None:
     """The file of the same recipe in an older release; None where there is none."""
     for other in base.variants:
         if (other.profile, _recipe(other)) == (variant.profile, _recipe(variant)):
@@ -200,9 +200,7 @@ def _check_release(release: str) -> None:
         )
 
 
-def _check_verdicts(
-    manifest: Manifest, verdicts: dict[str, str], *, allow_unproven: bool
-) -> None:
+def _check_verdicts(manifest: Manifest, verdicts: dict[str, str], *, allow_unproven: bool) -> None:
     unmet = [name for name, verdict in verdicts.items() if verdict == "unmet"]
     if unmet or not manifest.variants:
         raise LimitError(

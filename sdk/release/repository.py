@@ -1,6 +1,7 @@
-"""A TUF repository: metadata that is read, changed and signed, and the order in which it is written.
+"""A TUF repository: metadata that is read, changed and signed, and written in the right order.
 
-    metadata/<n>.root.json  <n>.targets.json  <n>.model-<name>.json  <n>.snapshot.json  timestamp.json
+    metadata/<n>.root.json  <n>.targets.json  <n>.model-<name>.json  <n>.snapshot.json
+    metadata/timestamp.json
     targets/models/<name>/<release>/<sha256>.manifest.json
     blobs/sha256/<hex>
     assignments/device-<id>.json  assignments/group-<name>.json
@@ -21,7 +22,13 @@ from agent.updates.trust import EXTENSION, METADATA
 from sdk.release.keystore import KeyStore
 from sdk.release.store import Store
 
-DAYS: Mapping[str, float] = {"root": 365, "targets": 180, "model": 90, "snapshot": 7, "timestamp": 1}
+DAYS: Mapping[str, float] = {
+    "root": 365,
+    "targets": 180,
+    "model": 90,
+    "snapshot": 7,
+    "timestamp": 1,
+}
 """How long metadata of a role is valid."""
 ONLINE = ("snapshot", "timestamp")
 """Signed by the publisher here; a fleet server signs them where there is one."""

@@ -53,7 +53,7 @@ class Recorder:
 
 def _site() -> Site:
     """Who called `agent.disk`: the nearest frame outside it and this module."""
-    frame = sys._getframe(1)  # noqa: SLF001
+    frame = sys._getframe(1)
     while frame.f_back is not None:
         name = frame.f_code.co_filename
         if not name.endswith(("agent/disk.py", "crash/power.py", "contextlib.py")):
@@ -232,7 +232,7 @@ def crashes(root: Path, steps: Sequence[Step], seed: int = 0) -> Iterator[tuple[
         steps: of the recording.
         seed: of what is drawn where there are too many.
     """
-    disk, rng = Disk(root), random.Random(seed)  # noqa: S311
+    disk, rng = Disk(root), random.Random(seed)
     seen: set[int] = set()
     for done in range(len(steps) + 1):
         for state in disk.states(rng):

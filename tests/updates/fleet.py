@@ -43,7 +43,7 @@ from sdk.release.publish import Published, publish
 from sdk.release.repository import Repository
 from sdk.release.store import FolderStore
 
-PASSPHRASE = "correct horse"  # noqa: S105  of keys that live as long as a test
+PASSPHRASE = "correct horse"
 MODEL, GROUP = "net", "line-3"
 
 
@@ -175,7 +175,11 @@ def write_build(
         variants=tuple(entries),
     )
     (folder / "manifest.json").write_bytes(serialise(manifest))
-    summary = {"schema": 1, "model": model, "results": [{"profile": "intel-any", "verdict": verdict}]}
+    summary = {
+        "schema": 1,
+        "model": model,
+        "results": [{"profile": "intel-any", "verdict": verdict}],
+    }
     (folder / "summary.json").write_bytes(pretty(summary))
     return folder
 
@@ -190,7 +194,7 @@ def passing(home: Home, asked: Asked, *, log: Path, time_limit_s: float) -> Proo
     for word in (b"SLOW", b"WRONG"):
         if word in content:
             return Proof(passed=False, stage="speed", reasons=(f"it is {word.decode().lower()}",))
-    head, _, tail = content.partition(b"p50=")
+    _, _, tail = content.partition(b"p50=")
     p50 = float(tail.split()[0]) if tail else 1.0
     return Proof(passed=True, stage="speed", facts={"measurement": {"latency_ms": {"p50": p50}}})
 
