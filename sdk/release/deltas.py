@@ -16,6 +16,8 @@ WORTH = 0.9
 """A delta longer than this share of the file is not worth its second download path."""
 MOST_BYTES = 2 << 30
 """Larger files are published without deltas: both are held in memory."""
+MOST_PATCHED_BYTES = min(PATCH_BYTES, 128 << 20)
+"""Longer ones get planes alone: a patch's tables take 8 bytes for each byte of the old file."""
 _SAMPLES, _SAMPLE_BYTES = 8, 1 << 20
 """What the width of numbers is chosen on: so many pieces, spread over the file."""
 _HEADER = b"\x00\x00"  # reserved
@@ -56,7 +58,7 @@ def smallest(
     if found != new.sha256:
         raise changed(source, found, new.sha256)
     made = {"planes-zstd": planes(base, content)}
-    if max(len(base), len(content)) <= PATCH_BYTES:
+    if max(len(base), len(content)) <= MOST_PATCHED_BYTES:
         made["zstd-patch"] = patch(base, content)
     algorithm = min(made, key=lambda name: len(made[name]))
     if len(made[algorithm]) > WORTH * len(content):
@@ -89,10 +91,12 @@ def patch(base: bytes, new: bytes) -> bytes:
     import zstandard
 
     known = zstandard.ZstdCompressionDict(base, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
-    # As the zstd command line has it: the window spans the longer of the two files.
-    window = max(10, min(30, max(len(base), len(new)).bit_length()))
+    # The window spans the longer of the two files, as the zstd command line has it, and the tables
+    # every place of the old one: by the level's own, a longer dictionary is found in part only.
+    span = max(10, max(len(base), len(new)).bit_length())
+    places = max(10, (len(base) - 1).bit_length())
     parameters = zstandard.ZstdCompressionParameters.from_level(
-        LEVEL, window_log=window, enable_ldm=True
+        LEVEL, window_log=span, chain_log=places, hash_log=places
     )
     return bytes(
         zstandard.ZstdCompressor(dict_data=known, compression_params=parameters).compress(new)
