@@ -151,8 +151,9 @@ class FolderStore:
             )
         try:
             self._wait_for(descriptor)
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+            with contextlib.suppress(OSError):  # a full disk; it only names the holder
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, str(os.getpid()).encode(), 0)
             self._sweep()
             self._held = 1
             yield

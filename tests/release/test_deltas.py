@@ -56,9 +56,13 @@ def test_a_delta_applied_gives_the_new_bytes(
 
 @pytest.mark.parametrize("algorithm", sorted(MAKERS))
 @pytest.mark.parametrize("extra", [-1, 0, 1])
-def test_so_it_does_around_the_size_of_a_block(algorithm: str, extra: int) -> None:
+def test_so_it_does_around_the_size_of_a_block(
+    algorithm: str, extra: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (delta, deltas):
+        monkeypatch.setattr(module, "BLOCK_BYTES", 1 << 16)
     random = np.random.default_rng(7)
-    size = 3 * delta.BLOCK_BYTES + extra
+    size = (3 << 16) + extra
     base = random.bytes(size - 5)
     wanted = bytearray(base + b"12345")
     wanted[100] ^= 1
@@ -105,7 +109,7 @@ def test_weights_that_moved_a_little_take_planes(tmp_path: Path) -> None:
 
 def test_content_that_shifted_takes_a_patch(tmp_path: Path) -> None:
     # More than the tables of zstd's level would cover by themselves.
-    old = np.random.default_rng(4).bytes(24 << 20)
+    old = np.random.default_rng(4).bytes(13 << 20)
     made = smallest(tmp_path, old, b"a longer header" + old)
     assert made is not None
     assert made.delta.algo == "zstd-patch"
