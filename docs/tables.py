@@ -30,6 +30,14 @@ VERBS = (
     "report",
     "accept",
     "history",
+    "keys init",
+    "keys add-model",
+    "keys rotate",
+    "keys status",
+    "publish",
+    "assign",
+    "revoke",
+    "repo refresh",
 )
 
 
