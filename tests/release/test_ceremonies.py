@@ -248,6 +248,9 @@ TOO_FEW: dict[str, tuple[list[str], str, Act]] = {
     "both targets keys, to rotate one": (
         ["targets-1", "targets-2"], "targets-2", rotation("targets-1"),
     ),
+    "the other targets key, to rotate one that is here": (
+        ["targets-2"], "targets-2", rotation("targets-1"),
+    ),
     "a targets key, for a new model": (
         ["targets-2"], "targets-2", lambda fleet: ceremony.add_model(fleet.repository(), "other"),
     ),
