@@ -59,6 +59,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def commands() -> dict[str, str]:
+    """Every command with its help, for the documentation."""
+    actions = _parser()._actions  # noqa: SLF001  argparse has no other door
+    chosen = next(a for a in actions if isinstance(a, argparse._SubParsersAction))  # noqa: SLF001
+    return {name: parser.format_help() for name, parser in chosen.choices.items()}
+
+
 def _parser() -> argparse.ArgumentParser:
     codes = "; ".join(f"{code} {told}" for code, told in EXIT_CODES.items())
     parser = argparse.ArgumentParser(
