@@ -23,6 +23,8 @@ demo: $(STAMP)
 	$(BIN)/python docs/examples/digits/train.py
 	$(BIN)/sdk build docs/examples/digits $(DEMO_TARGETS) --profile intel=host --jobs 2 --out build
 	@echo
+	$(BIN)/python docs/examples/digits/deliver.py build
+	@echo
 	@echo "report: build/digits/report.html"
 
 $(STAMP): pyproject.toml constraints.txt
