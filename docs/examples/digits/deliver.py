@@ -2,8 +2,8 @@
 
 python deliver.py BUILD    BUILD is what `sdk build` wrote for this example, such as build
 
-Keys, repository, device and all are made anew in BUILD/fleet. Everything is done by the commands that
-a publisher and a device would use; the application is the function `application` below.
+Keys, repository and device are made anew in BUILD/fleet. Everything is done by the commands that a
+publisher and a device would use; the application is the function `application` below.
 """
 
 from __future__ import annotations
@@ -47,9 +47,8 @@ def main() -> int:
     state = fleet / "device"
     say("a device that trusts the repository's root")
     run("sdk-agent", "trust", str(fleet / "repo/metadata/1.root.json"), "--state", str(state))
-    (state / "agent.toml").write_text(
-        f'repository = "{fleet / "repo"}"\ngroup = "{GROUP}"\npoll_s = 1\n[preflight]\nmeasure_s = 2\n'
-    )
+    settings = [f'repository = "{fleet / "repo"}"', f'group = "{GROUP}"', "poll_s = 1"]
+    (state / "agent.toml").write_text("\n".join([*settings, "[preflight]", "measure_s = 2", ""]))
 
     say("the same network with an experiment left in, as a build of its own")
     wasteful = build_wasteful(fleet)
