@@ -86,7 +86,6 @@ def _by_delta(file: File, blobs: Blobs, source: Source | None, staging: Path, te
                 base, patch = blobs.path(found.base_sha256), blobs.path(found.sha256)
                 for piece in delta.apply(found.algo, base, patch, file.length):
                     writer.write(piece)
-                writer.sync()
             blobs.adopt(made, file.sha256, file.length)
         except VerificationError as error:
             tell(f"{error.what} The whole file is fetched.")
