@@ -49,6 +49,7 @@ def found(home: Home, action: Action) -> Found:
         writes=action.writes,
         deadline=action.deadline,
         now=home.clock(),
+        silence_is_good=home.config.trial.confirm == "deadline",
     )
 
 
@@ -72,8 +73,9 @@ def _done(home: Home, action: Action, decision: Decision) -> Action | None:
 
 def _settle(home: Home) -> None:
     """What the last run may not have made durable any more; from the outside in."""
-    staging, models = home.folder / "staging", home.folder / "models"
-    for folder in (home.folder, home.blobs.folder.parent, home.blobs.folder, staging, models):
+    staging, models, trust = (home.folder / name for name in ("staging", "models", "trust"))
+    blobs = home.blobs.folder
+    for folder in (home.folder, blobs.parent, blobs, staging, models, trust):
         settle(folder)
     for above in (staging, models):
         for folder in sorted(path for path in above.iterdir() if path.is_dir()):

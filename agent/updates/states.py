@@ -98,6 +98,8 @@ class Found:
     """Journal entries of the action."""
     deadline: Clock | None
     now: Clock
+    silence_is_good: bool = False
+    """A trial whose time is up without a bad word was a success: the operator's choice."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -167,6 +169,6 @@ def _trial(found: Found) -> Decision:
         return Decision(step="roll back", reason=f"{found.starts} starts and no good word")
     if found.boots >= MOST_STARTS:
         return Decision(step="roll back", reason=f"{found.boots} boots and no good word")
-    if is_over(found.deadline, found.now):
+    if is_over(found.deadline, found.now) and not found.silence_is_good:
         return Decision(step="roll back", reason="its time was up without a good word")
     return Decision(step="continue", reason="it is on trial")

@@ -306,15 +306,16 @@ def crashes(
 
 def without(steps: Sequence[Step], site: Site) -> list[Step]:
     """The recording as if the syncs of one line of ours had not been asked for."""
-    return [step for step in steps if not (step.site == site and _is_sync(step))]
+    return [step for step in steps if not (step.site == site and is_sync(step))]
 
 
 def sync_sites(steps: Sequence[Step]) -> list[Site]:
     """The lines of ours that sync something, each once."""
-    return list(dict.fromkeys(step.site for step in steps if _is_sync(step)))
+    return list(dict.fromkeys(step.site for step in steps if is_sync(step)))
 
 
-def _is_sync(step: Step) -> bool:
+def is_sync(step: Step) -> bool:
+    """Whether it makes something durable."""
     return step.operation.kind in ("sync", "sync_folder")
 
 

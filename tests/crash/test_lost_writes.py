@@ -25,7 +25,16 @@ from agent import disk
 from agent.disk import Moment, Operation
 from agent.updates.home import Home
 from agent.updates.recover import recover
-from tests.crash.power import JOURNAL, Recorder, State, Step, crashes, sync_sites, without
+from tests.crash.power import (
+    JOURNAL,
+    Recorder,
+    State,
+    Step,
+    crashes,
+    is_sync,
+    sync_sites,
+    without,
+)
 from tests.crash.world import (
     SCENARIOS,
     BrokenError,
@@ -241,12 +250,17 @@ def enumerate_all(judge: Judge, recording: Recording, *, most: int, ends: int) -
 
 
 def recordings(world: World, folder: Path, names: list[str], every: int) -> Iterator[Recording]:
-    """Of these scenarios, whole; and with the agent killed after every so many operations."""
+    """Of these scenarios, whole; and with the agent killed after every so many operations.
+
+    With `every` 0 it is killed where something is done and not synced yet: before each sync.
+    """
     for name in names:
         whole = record(world, name, folder / name / "whole")
         yield whole
-        for kill in range(1, len(whole.steps), every):
-            yield record(world, name, folder / name / f"kill-{kill}", kill=kill)
+        kills = range(1, len(whole.steps), every or 1)
+        for kill in kills:
+            if every or is_sync(whole.steps[kill]):
+                yield record(world, name, folder / name / f"kill-{kill}", kill=kill)
 
 
 NAMES = [
@@ -270,7 +284,7 @@ def test_fifty_thousand_power_cuts(
     world: World, memory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     began, judge = time.monotonic(), Judge(world, memory)
-    for recording in recordings(world, memory, NAMES, every=4):
+    for recording in recordings(world, memory, NAMES, every=3):
         enumerate_all(judge, recording, most=10**9, ends=50)
     with capsys.disabled():
         sys.stdout.write(
@@ -286,7 +300,7 @@ def test_without_any_one_sync_something_is_lost(
     world: World, memory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Removing any sync of ours is found: else it would not be needed, or this test too weak."""
-    found = list(recordings(world, memory, NAMES, every=7))
+    found = list(recordings(world, memory, NAMES, every=0))
     sites = dict.fromkeys(site for recording in found for site in sync_sites(recording.steps))
     missed = [site for site in sites if _harm_without(world, found, site, memory) is None]
     with capsys.disabled():
