@@ -30,6 +30,7 @@ from agent.updates.journal import Action
 from agent.updates.recover import recover
 from agent.updates.run import once
 from agent.updates.states import FINAL, State
+from sdk.release.publish import Published
 from tests.updates.fleet import GROUP, MODEL, Fleet, passing, silent, write_build
 
 SLOTS_OF = f"models/{MODEL}"
@@ -86,6 +87,7 @@ class World:
         self.folder = folder
         self.fleet = Fleet(folder / "fleet", small=True)
         self.manifests: dict[str, Manifest] = {}
+        self.published: dict[str, Published] = {}
         self.repositories: dict[str, Path] = {}
         self.packages: dict[str, Path] = {}
         for release in ("1.0.0", "1.1.0", "1.2.0", "bad"):
@@ -93,15 +95,20 @@ class World:
             more = {"labels.txt": b"the same in all" * 9, "deep/er.bin": release.encode() * 9}
             build = write_build(folder / release, {"best": body}, files={"best": more})
             published = self.fleet.publish("9.9.9" if release == "bad" else release, build)
+            self.add(published)
             self.packages[release] = self.fleet.package(published)
             self.fleet.assign(published)
             self.repositories[release] = folder / f"repository-{release}"
             shutil.copytree(self.fleet.repo, self.repositories[release])
+        self.devices = folder / "devices"
+        self._begin()
+
+    def add(self, published: Published) -> None:
+        """Count a release among those that are signed."""
+        self.published[published.release] = published
         for path in self.fleet.repo.rglob("*manifest.json"):
             content = path.read_bytes()
             self.manifests[hashlib.sha256(content).hexdigest()] = parse(content)
-        self.devices = folder / "devices"
-        self._begin()
 
     def config(self, state: Path, release: str | None) -> Config:
         """Of a device that polls the repository as it was after a release."""
