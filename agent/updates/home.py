@@ -17,7 +17,7 @@ from types import TracebackType
 from agent.config import Config
 from agent.device import Device, boot_id, device_of, uptime_s
 from agent.errors import StorageError, UsageError
-from agent.files import make_folders, storage_errors
+from agent.files import make_folders, remove_tree, storage_errors
 from agent.identity import fingerprint
 from agent.manifest import Fingerprint, Manifest, VariantEntry
 from agent.names import check_path
@@ -28,6 +28,7 @@ from agent.updates.states import Clock
 from agent.updates.trust import ROOT, Revoked, Trust
 from agent.variant import prepared_name
 
+_FULL_BYTES = 1 << 20
 _LAST_SIGNED = "last_signed_time"
 
 
@@ -49,7 +50,7 @@ class Home:
                 make_folders(self.folder / name)
         self._lock = _locked(self.folder)
         try:
-            self.journal = Journal(self.folder / "agent.db")
+            self.journal = _journal(self.folder)
             self.device: Device = device_of(self.folder)
             self.blobs = Blobs(self.folder / "blobs" / "sha256")
             self.trust = Trust(self.folder / "trust", _root(config))
@@ -157,6 +158,18 @@ def _locked(folder: Path) -> int:
             remedy="Stop it first (systemctl stop slipway-agent), or name another --state.",
         ) from error
     return descriptor
+
+
+def _journal(folder: Path) -> Journal:
+    """The journal; on a disk that is too full to open it, what was fetched goes first."""
+    try:
+        return Journal(folder / "agent.db")
+    except StorageError:
+        if shutil.disk_usage(folder).free >= _FULL_BYTES:
+            raise
+        for path in (folder / "staging").iterdir():
+            remove_tree(path)
+        return Journal(folder / "agent.db")
 
 
 def _root(config: Config) -> bytes:

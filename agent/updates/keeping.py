@@ -16,9 +16,9 @@ from agent.updates.install import from_slot, unfit
 from agent.updates.journal import Action
 from agent.updates.ladder import Strain, needs_of, offer, step
 from agent.updates.obtain import Tell, needed
+from agent.updates.outcome import is_whole
 from agent.updates.proof import Proof
 from agent.updates.proving import Prove, prove_apart, question
-from agent.updates.recover import is_whole
 from agent.updates.slots import Slot
 from agent.updates.strain import available_bytes, is_throttled
 from agent.updates.trust import View

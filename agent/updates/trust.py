@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.errors import NetworkError, SlipwayError, UsageError, VerificationError
-from agent.files import make_folders, point_link, storage_errors, write_atomic
+from agent.files import make_folders, point_link, storage_error, storage_errors, write_atomic
 from agent.updates.source import MissingError, Source, read_short
 
 if TYPE_CHECKING:
@@ -334,6 +334,8 @@ def _tuf_errors() -> Iterator[None]:
             cause="The network or the server is down, or the repository is not there.",
             remedy="It is tried again by itself.",
         ) from error
+    except OSError as error:  # of its copy of the metadata, which python-tuf writes itself
+        raise storage_error(error, Path(error.filename or "trust")) from error
 
 
 _WHY: Mapping[str, tuple[str, str]] = {
