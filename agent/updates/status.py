@@ -6,8 +6,8 @@ It takes no lock, so it answers beside an agent that is at work.
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import json
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +18,7 @@ from agent.errors import SlipwayError
 from agent.formats import formats
 from agent.identity import fingerprint
 from agent.shim import starts_of
+from agent.updates.freshness import freshness_of
 from agent.updates.journal import Journal
 from agent.updates.slots import SLOTS, Slot, Slots
 from agent.updates.states import FINAL
@@ -120,11 +121,9 @@ def _under_way(journal: Journal | None) -> dict[str, Any] | None:
 
 
 def _metadata_age_s(config: Config) -> int | None:
-    try:
-        made = (config.state / "trust" / "current" / "timestamp.json").stat().st_mtime
-    except OSError:
-        return None
-    return max(0, round(time.time() - made))
+    """Since the trusted timestamp was signed; None before there is one that says so."""
+    found = freshness_of(config.state / "trust")
+    return None if found is None else found.age_s(dt.datetime.now(tz=dt.timezone.utc))
 
 
 def _device_id(config: Config) -> str | None:

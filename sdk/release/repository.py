@@ -22,7 +22,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from agent.errors import StorageError, UsageError, VerificationError
-from agent.updates.trust import EXTENSION, METADATA, Revoked
+from agent.updates.freshness import EXTENSION, SIGNED, TIME_FORM
+from agent.updates.trust import METADATA, Revoked
 from sdk.release.keystore import KeyStore
 from sdk.release.store import Store
 
@@ -147,6 +148,9 @@ class Repository:
                 version=snapshot.version, **_facts(contents["snapshot"])
             )
         if "timestamp" in self._new:
+            # TUF says only when it expires; devices tell from this how old it is.
+            now = dt.datetime.now(tz=dt.timezone.utc)
+            extension(self._new["timestamp"].signed)[SIGNED] = now.strftime(TIME_FORM)
             contents["timestamp"] = self._signed("timestamp")
         self._check_whole()
         # A model before the targets that delegate to it.
