@@ -9,7 +9,14 @@ from agent.shim import TRIAL, starts_of
 from agent.updates.home import Home
 from agent.updates.journal import Action
 from agent.updates.obtain import Tell
-from agent.updates.outcome import enter_trial, fail, roll_back, slot_name, tidy
+from agent.updates.outcome import (
+    enter_trial,
+    fail,
+    is_kept_without_word,
+    roll_back,
+    slot_name,
+    tidy,
+)
 from agent.updates.slots import Slot, Slots
 from agent.updates.states import Decision, Found, State, may_follow, reconcile
 
@@ -46,7 +53,8 @@ def found(home: Home, action: Action) -> Found:
         starts=starts_of(slots.folder),
         boots=action.boots,
         writes=action.writes,
-        deadline=action.deadline,
+        # Whoever watches the trial confirms it then.
+        deadline=None if is_kept_without_word(home, action) else action.deadline,
         now=home.clock(),
     )
 
