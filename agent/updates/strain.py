@@ -17,8 +17,8 @@ def available_bytes(root: Path = Path("/")) -> int:
 
 def is_quiet(cores: int, root: Path = Path("/")) -> bool:
     """Whether next to nothing else ran in the last minute; no where nothing tells."""
-    words = _read(root / "proc/loadavg").split()
-    return bool(words) and float(words[0]) <= QUIET_LOAD * max(1, cores)
+    found = re.match(r"\d+\.\d+", _read(root / "proc/loadavg"))
+    return found is not None and float(found[0]) <= QUIET_LOAD * max(1, cores)
 
 
 def is_too_hot(root: Path = Path("/")) -> bool:
