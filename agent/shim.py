@@ -109,7 +109,7 @@ def _trial(model: Path) -> dict[str, Any] | None:
             "starts": int(told["starts"]),
             "most": int(told["most"]),
         }
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 
