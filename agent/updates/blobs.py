@@ -42,6 +42,10 @@ class Blobs:
         except OSError:
             return False
 
+    def is_whole(self, sha256: str) -> bool:
+        """Whether a blob that is here still has its content."""
+        return sha256_of(self.path(sha256)) == sha256
+
     def adopt(self, part: Path, sha256: str, length: int) -> Path:
         """Take a finished download, whose content is durable, under its hash.
 
