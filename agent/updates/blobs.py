@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Collection
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from agent import disk
 from agent.errors import VerificationError
-from agent.files import sha256_of
+from agent.files import CHUNK_BYTES
 
 _HEX = re.compile(r"[0-9a-f]{64}")
 
@@ -47,13 +48,23 @@ class Blobs:
         return sha256_of(self.path(sha256)) == sha256
 
     def adopt(self, part: Path, sha256: str, length: int) -> Path:
-        """Take a finished download, whose content is durable, under its hash.
+        """Take a finished download under its hash.
+
+        It is made durable here and not by who wrote it: that may have been an agent that was
+        killed before it could, and a hash is of what the memory holds, not the disk.
 
         Raises:
             VerificationError: its content is something else; the download is removed.
             OSError: the disk cannot be written.
         """
-        found, size = sha256_of(part), part.stat().st_size
+        with part.open("rb") as stream:
+            digest, size = hashlib.sha256(), 0
+            while chunk := stream.read(CHUNK_BYTES):
+                digest.update(chunk)
+                size += len(chunk)
+            found = digest.hexdigest()
+            if (found, size) == (sha256, length):
+                disk.sync_file(part, stream.fileno())
         if (found, size) != (sha256, length):
             disk.unlink(part)
             raise VerificationError(

@@ -20,9 +20,9 @@ from agent.updates.install import from_slot, unfit
 from agent.updates.journal import Action
 from agent.updates.ladder import Strain, needs_of, offer, step
 from agent.updates.obtain import Tell, needed
+from agent.updates.outcome import is_whole
 from agent.updates.proof import Proof
 from agent.updates.proving import Prove, counts_as_quiet, prove_apart, question, rest_of
-from agent.updates.recover import is_whole
 from agent.updates.slots import Slot
 from agent.updates.strain import available_bytes, is_too_hot
 from agent.updates.trust import View

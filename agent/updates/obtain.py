@@ -12,7 +12,7 @@ from agent.manifest import Blob, EvaluationPack, File, Manifest, VariantEntry
 from agent.updates import delta
 from agent.updates.blobs import Blobs
 from agent.updates.fetch import Wanted, blob_path, fetch
-from agent.updates.source import Source
+from agent.updates.source import MissingError, Source
 
 FETCH_S = 6 * 3600.0
 """The longest that one attempt at one file may take."""
@@ -86,9 +86,8 @@ def _by_delta(file: File, blobs: Blobs, source: Source | None, staging: Path, te
                 base, patch = blobs.path(found.base_sha256), blobs.path(found.sha256)
                 for piece in delta.apply(found.algo, base, patch, file.length):
                     writer.write(piece)
-                writer.sync()
             blobs.adopt(made, file.sha256, file.length)
-        except VerificationError as error:
+        except (VerificationError, MissingError) as error:  # packages carry no deltas
             tell(f"{error.what} The whole file is fetched.")
         else:
             return True
