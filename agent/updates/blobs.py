@@ -11,7 +11,7 @@ from typing import IO
 
 from agent import disk
 from agent.errors import VerificationError
-from agent.files import sha256_of_stream
+from agent.files import sha256_of, sha256_of_stream
 
 _HEX = re.compile(r"[0-9a-f]{64}")
 
@@ -43,6 +43,10 @@ class Blobs:
             return self.path(sha256).stat().st_size == length
         except OSError:
             return False
+
+    def is_whole(self, sha256: str) -> bool:
+        """Whether a blob that is here still has its content."""
+        return sha256_of(self.path(sha256)) == sha256
 
     def adopt(self, part: Path, sha256: str, length: int) -> Path:
         """Take a finished download under its hash.

@@ -237,13 +237,21 @@ class Journal:
         """The last action of a model."""
         return self._action("where model = ? order by rowid desc limit 1", model)
 
-    def last_with(self, model: str, manifest_sha256: str) -> Action | None:
-        """The last action of a model that was about this release."""
+    def last_with(self, model: str, manifest_sha256: str, variant: str) -> Action | None:
+        """The last action of a model that was about this variant of a release.
+
+        One that ended before a variant was chosen was about all that it was not told to leave out.
+        """
         return self._action(
             "where model = ? and json_extract(order_json, '$.manifest_sha256') = ? "
+            "and coalesce(variant, json_extract(order_json, '$.variant'), ?) = ? "
+            "and not exists (select 1 from json_each(order_json, '$.without') where value = ?) "
             "order by rowid desc limit 1",
             model,
             manifest_sha256,
+            variant,
+            variant,
+            variant,
         )
 
     def history(self, action: str) -> list[tuple[int, State, str]]:
@@ -375,8 +383,12 @@ def _read(row: Any) -> Action:
 
 
 def _looked_at(path: Path) -> sqlite3.Connection:
+    """The journal to look at, without a change: also by a user who may write nothing there."""
+    place = path.absolute().as_uri()
+    # Where no log is beside it nobody writes now, and SQLite would have to make one.
+    immutable = "" if path.with_name(f"{path.name}-wal").exists() else "&immutable=1"
     try:
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)
+        connection = sqlite3.connect(f"{place}?mode=ro{immutable}", uri=True, timeout=5.0)
         connection.execute("select 1 from action limit 1")
     except sqlite3.Error as error:
         raise _unusable(path, error) from error
