@@ -35,6 +35,7 @@ VERBS = (
     "keys rotate",
     "keys status",
     "publish",
+    "assign",
     "revoke",
     "repo refresh",
 )
