@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agent import disk
 from agent.errors import VerificationError
-from agent.files import CHUNK_BYTES
+from agent.files import CHUNK_BYTES, sha256_of
 
 _HEX = re.compile(r"[0-9a-f]{64}")
 
@@ -42,6 +42,22 @@ class Blobs:
             return self.path(sha256).stat().st_size == length
         except OSError:
             return False
+
+    def drop_damaged(self, sha256: str) -> bool:
+        """Hash a blob that was here before, and remove it if it is not what it was.
+
+        Slots keep their links to it: what they hold is looked at apart.
+
+        Returns:
+            Whether it was removed.
+        """
+        try:
+            if sha256_of(self.path(sha256)) == sha256:
+                return False
+        except FileNotFoundError:
+            return False
+        disk.unlink(self.path(sha256))
+        return True
 
     def adopt(self, part: Path, sha256: str, length: int) -> Path:
         """Take a finished download under its hash.
