@@ -159,11 +159,6 @@ def _downloading(home: Home, action: Action, means: Means) -> Action:
     def told(line: str) -> None:
         means.tell(f"{action.model}: {line}")
 
-    for item in needed(manifest, [*tried, *bases]).values():
-        # Nothing else would ever fetch again what lies here under its name and length.
-        if home.blobs.has(item.sha256, item.length) and not home.blobs.is_whole(item.sha256):
-            told(f"the blob {item.sha256[:16]}… was damaged here, and is fetched anew")
-            disk.unlink(home.blobs.path(item.sha256))
     all_of(
         manifest,
         [*tried, *bases],

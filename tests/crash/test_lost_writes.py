@@ -274,9 +274,9 @@ NAMES = [
 
 def test_power_cuts_in_an_update(world: World, memory: Path) -> None:
     judge = Judge(world, memory)
-    for recording in recordings(world, memory, ["update"], every=70):
-        enumerate_all(judge, recording, most=250, ends=40)
-    assert judge.states >= 500
+    for recording in recordings(world, memory, ["update"], every=110):
+        enumerate_all(judge, recording, most=150, ends=40)
+    assert judge.states >= 250
 
 
 @pytest.mark.long

@@ -174,14 +174,19 @@ class World:
                 raise BrokenError(f"{place}/{file.path} is missing, or has another hash")
         return sha256
 
-    def check(self, tree: Tree, noted: tuple[Noted, ...]) -> None:
+    def check(self, tree: Tree, noted: tuple[Noted, ...], *, shim: bool = False) -> None:
         """Whether what runs is complete, and what was acknowledged still holds.
+
+        Args:
+            tree: the state folder.
+            noted: in its journal.
+            shim: applications are started through it, and it may have fallen back in a trial.
 
         Raises:
             BrokenError: it does not.
         """
         running = self.runs(tree)
-        may = _may_run(noted)
+        may = _may_run(noted, shim=shim)
         if running not in may:
             named = [self._release(sha256) for sha256 in may]
             raise BrokenError(f"{self._release(running)} runs, where {named} should: {noted}")
@@ -198,10 +203,10 @@ class World:
             if len(ends) > 1 or (ends and ends != [action.state]):
                 raise BrokenError(f"{action.id} is {action.state}, and reported as {ends}")
 
-    def check_folder(self, state: Path) -> tuple[Noted, ...]:
+    def check_folder(self, state: Path, *, shim: bool = False) -> tuple[Noted, ...]:
         """The same of a real device, which nobody has open."""
         noted = noted_in(state / "agent.db")
-        self.check(Real(state), noted)
+        self.check(Real(state), noted, shim=shim)
         return noted
 
     def check_settled(self, state: Path) -> tuple[Noted, ...]:
@@ -233,14 +238,14 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _may_run(noted: tuple[Noted, ...]) -> set[str | None]:
+def _may_run(noted: tuple[Noted, ...], *, shim: bool) -> set[str | None]:
     """What may run by the journal: what was confirmed last, and what was switched to since."""
     kept: str | None = None
     for action in noted:
         if action.state == "CONFIRMED":
             kept = action.manifest_sha256
         elif action.state == "TRIAL":
-            return {action.manifest_sha256}
+            return {action.manifest_sha256, kept} if shim else {action.manifest_sha256}
         elif action.state in ("ACTIVATING", "ROLLING_BACK"):
             return {kept, action.manifest_sha256}
     return {kept}

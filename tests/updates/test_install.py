@@ -88,7 +88,7 @@ def test_a_package_for_another_machine_is_refused(fleet: Fleet, offline: Config)
     published = fleet.publish("1.0.0")
     package = fleet.package(published, device_id="0" * 32)
     with Home(offline) as home:
-        with pytest.raises(VerificationError, match="The assignment is for 0000"):
+        with pytest.raises(VerificationError, match="The assignment is for '0000"):
             install(home, package, silent, passing)
         assert home.journal.unfinished() is None
         assert runs(home) is None

@@ -157,7 +157,7 @@ def test_expired_metadata_keeps_what_runs_and_says_how_old_it_is(
         assert look(home, Keeper(passing), lines.append) is None
         (line,) = [line for line in lines if "not to be trusted" in line]
         assert "expired" in line
-        assert f"What is trusted is of {dt.datetime.now(dt.timezone.utc):%Y-%m-%d}" in line
+        assert f"What is trusted was signed at {dt.datetime.now(dt.timezone.utc):%Y-%m-%d}" in line
         found = status(config)
         assert found["models"][0]["release"] == "1.0.0"
         assert found["metadata_age_s"] < 600
