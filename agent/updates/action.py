@@ -18,7 +18,7 @@ from agent.files import remove_tree, storage_error, write_atomic
 from agent.formats import formats
 from agent.manifest import Manifest, parse
 from agent.names import check_distinct
-from agent.updates.assignment import Assignment, moment
+from agent.updates.assignment import SignedAssignment, moment
 from agent.updates.home import Home
 from agent.updates.journal import Action, Kind, Order
 from agent.updates.ladder import Offer, offer
@@ -36,7 +36,7 @@ from agent.updates.proving import (
 )
 from agent.updates.report import integers_only
 from agent.updates.shim_file import begin_count
-from agent.updates.slots import MANIFEST, sha256_of_bytes
+from agent.updates.slots import MANIFEST, OWN_FILES, sha256_of_bytes
 from agent.updates.source import Source
 from agent.updates.states import State
 from agent.updates.trust import View
@@ -64,7 +64,7 @@ class Means:
     prove: Prove = prove_apart
 
 
-def begin(home: Home, found: Assignment, kind: Kind) -> Action:
+def begin(home: Home, found: SignedAssignment, kind: Kind) -> Action:
     """Take an assignment that was checked for this device; its number counts as seen from now on.
 
     Args:
@@ -89,8 +89,8 @@ def begin(home: Home, found: Assignment, kind: Kind) -> Action:
     )
     home.slots(found.model)  # refuses what is no name
     home.staging(found.action_id)
-    home.signed_at(moment(found.issued))
-    return home.journal.begin(action, {f"assignment_seq:{kind}": found.assignment_seq})
+    home.signed_at(moment(found.issued), found.signers)
+    return home.journal.begin(action, found.counts(kind))
 
 
 def begin_here(home: Home, action: Action, content: bytes) -> Action:
@@ -243,7 +243,7 @@ def _check(home: Home, action: Action, manifest: Manifest, view: View) -> None:
             remedy="Nothing was changed. Publish it anew.",
         )
     for variant in manifest.variants:
-        check_distinct(file.path for file in variant.files)
+        check_distinct([*OWN_FILES, *(file.path for file in variant.files)])
     if home.is_revoked(manifest, view.revoked(manifest.model)):
         raise VerificationError(
             f"{manifest.model} {manifest.release} was revoked.",

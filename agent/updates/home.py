@@ -12,7 +12,7 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -23,7 +23,7 @@ from agent.errors import StorageError, UsageError
 from agent.files import make_folders, storage_error, storage_errors
 from agent.identity import fingerprint
 from agent.manifest import Fingerprint, Manifest, VariantEntry
-from agent.names import check_path
+from agent.names import check_part
 from agent.updates.blobs import Blobs
 from agent.updates.journal import Journal
 from agent.updates.slots import Slot, SlotName, Slots, variant_record
@@ -31,7 +31,16 @@ from agent.updates.states import Clock
 from agent.updates.trust import ROOT, Revoked, Trust
 from agent.variant import prepared_name
 
-_LAST_SIGNED = "last_signed_time"
+_SIGNED = "signed_times"
+"""A fact of the journal: key -> the latest time that something it signed was signed."""
+_FOLDERS = {
+    "blobs/sha256": 0o755,
+    "models": 0o755,
+    "prepared": 0o755,
+    # Nobody else may swap what is still to be verified, or what is trusted.
+    "staging": 0o700,
+    "trust": 0o700,
+}
 
 
 class Home:
@@ -48,8 +57,8 @@ class Home:
         self.config = config
         self.folder = config.state
         with storage_errors(self.folder):
-            for name in ("blobs/sha256", "staging", "models", "prepared", "trust"):
-                make_folders(self.folder / name)
+            for name, mode in _FOLDERS.items():
+                make_folders(self.folder / name, mode)
         with contextlib.ExitStack() as opened:
             lock = _locked(self.folder)
             opened.callback(os.close, lock)
@@ -66,7 +75,7 @@ class Home:
         Raises:
             VerificationError: that is no name of a model.
         """
-        return Slots(self.folder / "models" / check_path(model))
+        return Slots(self.folder / "models" / check_part(model))
 
     def models(self) -> list[str]:
         """Every model that was ever installed here, or is being installed."""
@@ -121,22 +130,35 @@ class Home:
 
     def staging(self, action: str) -> Path:
         """A folder for one action's parts."""
-        return self.folder / "staging" / check_path(action)
+        return self.folder / "staging" / check_part(action)
 
     def fingerprint(self) -> Fingerprint:
         """What this device is now."""
         return fingerprint(self.config.root_folder)
 
     def now(self) -> dt.datetime:
-        """UTC, and never before the last time that somebody trusted has signed."""
-        wall = dt.datetime.now(tz=dt.timezone.utc)
-        signed = self.journal.fact(_LAST_SIGNED)
-        return max(wall, dt.datetime.fromtimestamp(signed or 0, tz=dt.timezone.utc))
+        """UTC, and never before the last time that a key which is trusted now has signed.
 
-    def signed_at(self, moment: dt.datetime) -> None:
-        """Remember a time that was signed."""
-        if moment.timestamp() > (self.journal.fact(_LAST_SIGNED) or 0):
-            self.journal.set_fact(_LAST_SIGNED, moment.timestamp())
+        So a key that was stolen, and sets the time years ahead, does so only until root names
+        another one.
+        """
+        wall = dt.datetime.now(tz=dt.timezone.utc)
+        signed = self.journal.fact(_SIGNED)
+        if not signed:
+            return wall
+        trusted = self.trust.keyids()
+        floor = max((time for key, time in signed.items() if key in trusted), default=0)
+        return max(wall, dt.datetime.fromtimestamp(floor, tz=dt.timezone.utc))
+
+    def signed_at(self, moment: dt.datetime, keyids: Iterable[str]) -> None:
+        """Remember when something was signed, by which of the trusted keys."""
+        signed = dict(self.journal.fact(_SIGNED) or {})
+        later = {key: moment.timestamp() for key in keyids}
+        later = {key: time for key, time in later.items() if time > signed.get(key, 0)}
+        if later:
+            trusted = self.trust.keyids()
+            kept = {key: time for key, time in signed.items() if key in trusted}
+            self.journal.set_fact(_SIGNED, {**kept, **later})
 
     def clock(self) -> Clock:
         """For deadlines."""

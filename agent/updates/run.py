@@ -15,8 +15,13 @@ from agent.errors import NetworkError, SlipwayError, UsageError
 from agent.files import storage_error
 from agent.local import Listener
 from agent.updates.action import Means, Supply, advance, begin
-from agent.updates.age import age_of
-from agent.updates.assignment import ASSIGNMENT_BYTES, Assignment, check_for_device, opened
+from agent.updates.assignment import (
+    ASSIGNMENT_BYTES,
+    SignedAssignment,
+    check_for_device,
+    last_seen,
+    opened,
+)
 from agent.updates.home import Home
 from agent.updates.install import confirm_now, go_back, install, take_back
 from agent.updates.journal import Action
@@ -188,27 +193,28 @@ def _supply(home: Home, tell: Tell) -> tuple[Supply | None, NetworkError | None]
         return None, None
     try:
         source = source_of(place)
-        return Supply(source=source, view=home.trust.refresh(source, home.now())), None
+        view = home.trust.refresh(source, home.now())
+        signed = view.signed_at()
+        if signed is not None:
+            home.signed_at(*signed)
+        return Supply(source=source, view=view), None
     except NetworkError as error:
         return None, error
     except SlipwayError as error:
-        age = age_of(home.folder)
-        since = f" What is trusted is of {age.made}." if age else ""
-        tell(f"{_in_words(error)}{since}")
+        tell(_in_words(error))
         return None, None
 
 
-def _assigned(home: Home, source: Source, view: View, tell: Tell) -> Assignment | None:
+def _assigned(home: Home, source: Source, view: View, tell: Tell) -> SignedAssignment | None:
     """The device's own assignment before its group's; one that was seen already is none."""
     group = home.config.group
-    seen = home.journal.number("assignment_seq:offline")
     places = [f"assignments/device-{home.device.device_id}.json"]
     places += [f"assignments/group-{group}.json"] if group else []
     for place in places:
         try:
-            found = opened(
-                read_short(source, place, ASSIGNMENT_BYTES), view.assignment_keys(offline=True)
-            )
+            keys = view.assignment_keys(offline=True)
+            found = opened(read_short(source, place, ASSIGNMENT_BYTES), keys)
+            seen = last_seen(home.journal.number, "offline", keys)
             if found.assignment_seq <= seen:
                 continue
             check_for_device(

@@ -6,6 +6,7 @@ It takes no lock, so it answers beside an agent that is at work.
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +19,8 @@ from agent.errors import SlipwayError
 from agent.formats import formats
 from agent.identity import fingerprint
 from agent.shim import starts_of
-from agent.updates.age import age_of
 from agent.updates.doubt import doubt_of
+from agent.updates.freshness import TIME_FORM, freshness_of
 from agent.updates.home import is_held
 from agent.updates.journal import Journal
 from agent.updates.slots import SLOTS, Slot, Slots
@@ -32,7 +33,8 @@ def status(config: Config) -> dict[str, Any]:
     Raises:
         StorageError: the journal cannot be read.
     """
-    age = age_of(config.state)
+    now = dt.datetime.now(tz=dt.timezone.utc)
+    fresh = freshness_of(config.state / "trust")
     with _journal(config) as journal:
         return {
             "device_id": named(config.state),
@@ -41,9 +43,9 @@ def status(config: Config) -> dict[str, Any]:
             "agent_runs": is_held(config.state),
             "models": [_model(journal, Slots(folder)) for folder in _models(config)],
             "action": _under_way(journal),
-            "metadata_age_s": None if age is None else age.age_s,
-            "metadata_expires": None if age is None else age.expires,
-            "metadata_expired": None if age is None else age.expired,
+            "metadata_age_s": fresh and fresh.age_s(now),
+            "metadata_expires": fresh and f"{fresh.expires:{TIME_FORM}}",
+            "metadata_expired": fresh and now >= fresh.expires,
             "reports_to_send": len(journal.unsent(1000)) if journal else 0,
         }
 

@@ -18,7 +18,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from agent.errors import UsageError, VerificationError
-from agent.updates.trust import EXTENSION, METADATA
+from agent.updates.freshness import EXTENSION, SIGNED, TIME_FORM
+from agent.updates.trust import METADATA
 from sdk.release.keystore import KeyStore
 from sdk.release.store import Store
 
@@ -102,6 +103,9 @@ class Repository:
         if "snapshot" in self._new or "timestamp" in self._new:
             timestamp = self.edit("timestamp")
             timestamp.signed.snapshot_meta = MetaFile(version=self.role("snapshot").signed.version)
+            # TUF says only when it expires; devices tell from this how old it is.
+            now = dt.datetime.now(tz=dt.timezone.utc)
+            extension(timestamp.signed)[SIGNED] = now.strftime(TIME_FORM)
         order = [name for name in ("root", *changed, *ONLINE) if name in self._new]
         contents = {name: self._signed(name) for name in order}
         written = []
