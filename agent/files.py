@@ -131,17 +131,21 @@ def remove_tree(folder: Path) -> None:
     """Remove a folder and all in it; one that is not there is no error.
 
     This is not made durable: after a power cut some of it may be back.
+
+    Raises:
+        StorageError: some of it cannot be removed.
     """
     try:
         entries = list(os.scandir(folder))
     except (FileNotFoundError, NotADirectoryError):
         return
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            remove_tree(Path(entry.path))
-        else:
-            disk.unlink(Path(entry.path))
-    disk.rmdir(folder)
+    with storage_errors(folder):
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                remove_tree(Path(entry.path))
+            else:
+                disk.unlink(Path(entry.path))
+        disk.rmdir(folder)
 
 
 def point_link(link: Path, target: str) -> None:

@@ -20,7 +20,7 @@ from agent.codec import canonical
 from agent.config import Config
 from agent.device import Device, boot_id, device_of, uptime_s
 from agent.errors import StorageError, UsageError
-from agent.files import make_folders, storage_error, storage_errors
+from agent.files import make_folders, remove_tree, storage_error, storage_errors
 from agent.identity import fingerprint
 from agent.manifest import Fingerprint, Manifest, VariantEntry
 from agent.names import check_part
@@ -41,6 +41,7 @@ _FOLDERS = {
     "staging": 0o700,
     "trust": 0o700,
 }
+_FULL_BYTES = 1 << 20
 
 
 class Home:
@@ -63,7 +64,7 @@ class Home:
             lock = _locked(self.folder)
             opened.callback(os.close, lock)
             self.trust = Trust(self.folder / "trust", _root(config))
-            self.journal = Journal(self.folder / "agent.db")
+            self.journal = _journal(self.folder)
             opened.callback(self.journal.close)
             self.device: Device = device_of(self.folder)
             self.blobs = Blobs(self.folder / "blobs" / "sha256")
@@ -217,6 +218,18 @@ def _locked(folder: Path) -> int:
             remedy="Stop it first (systemctl stop slipway-agent), or name another --state.",
         ) from error
     return descriptor
+
+
+def _journal(folder: Path) -> Journal:
+    """The journal; on a disk that is too full to open it, what was fetched goes first."""
+    try:
+        return Journal(folder / "agent.db")
+    except StorageError:
+        if shutil.disk_usage(folder).free >= _FULL_BYTES:
+            raise
+        for path in (folder / "staging").iterdir():
+            remove_tree(path)
+        return Journal(folder / "agent.db")
 
 
 def _root(config: Config) -> bytes:

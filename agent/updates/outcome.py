@@ -138,8 +138,7 @@ def tidy(home: Home) -> None:
             end_count(home.slots(model).folder)
     for folder in (home.folder / "staging").iterdir():
         if running is None or folder.name != running.id:
-            with storage_errors(folder):
-                remove_tree(folder)
+            remove_tree(folder)
     _sweep(home, running)
 
 
@@ -177,9 +176,8 @@ def _has_switched(home: Home, action: Action) -> bool:
 
 def _shed(home: Home) -> None:
     """Make room: what was fetched goes before anything that works."""
-    with storage_errors(home.folder):
-        for folder in (home.folder / "staging").iterdir():
-            remove_tree(folder)
+    for folder in (home.folder / "staging").iterdir():
+        remove_tree(folder)
     _sweep(home, None)
 
 
