@@ -16,6 +16,7 @@ The result is hashed as a whole by whoever asked for it, so a delta needs no tru
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -89,9 +90,10 @@ def _planes(old: IO[bytes], stream: IO[bytes], length: int) -> Iterator[bytes]:
 def _patched(old: IO[bytes], stream: IO[bytes], length: int) -> Iterator[bytes]:
     import zstandard
 
-    base = old.read(PATCH_BYTES + 1)
-    if len(base) > PATCH_BYTES:
+    size = os.fstat(old.fileno()).st_size
+    if size > PATCH_BYTES:
         raise _malformed(f"its base is larger than {PATCH_BYTES} bytes")
+    base = old.read(size)  # not up to the limit: that would take as much memory at once
     # A window reaches over both files and not further: what it takes is bounded by what was signed.
     window = min(1 << 30, max(1 << 20, 1 << (len(base) + length).bit_length()))
     known = zstandard.ZstdCompressionDict(base, dict_type=zstandard.DICT_TYPE_RAWCONTENT)

@@ -38,6 +38,7 @@ SLOW_S, SLOW_BYTES_PER_S = 60.0, 100.0
 REDIRECTS = 3
 _SPARE_BYTES = 4096  # of an error page: read, so that the connection can be used again
 _NUMBER = re.compile(r"[0-9]{1,15}")  # `str.isdigit` takes more than `int` does
+_RANGE = re.compile(r"bytes +([0-9]{1,15})-[0-9]", re.IGNORECASE)
 _ETAG = re.compile(r'(W/)?"[\x21\x23-\x7e\x80-\xff]{0,200}"')  # what may be sent back
 
 
@@ -426,8 +427,8 @@ def _begins_at(response: Any, offset: int) -> int:
     if response.status != 206:
         return 0
     said = str(response.headers.get("Content-Range", ""))
-    begin = said.lower().removeprefix("bytes ").partition("-")[0].strip()
-    if not _NUMBER.fullmatch(begin) or int(begin) != offset:
+    found = _RANGE.match(said)
+    if found is None or int(found[1]) != offset:
         raise RangeError(
             f"The server sent {said[:80]!r} for the bytes from {offset} on.",
             cause="A proxy or the server mixes up ranges.",
