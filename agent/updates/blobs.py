@@ -77,8 +77,8 @@ class Blobs:
             if (found, state.st_size) != (sha256, length):
                 disk.unlink(part)
                 raise _changed(f"{state.st_size} bytes with sha256 {found[:16]}… came", sha256)
-            disk.sync_file(part, stream.fileno())
             os.fchmod(stream.fileno(), 0o444)
+            disk.sync_file(part, stream.fileno())
             disk.rename(part, place)
             # What has the name now is what was hashed: somebody may have swapped it in between.
             if not os.path.samestat(place.lstat(), state):

@@ -31,7 +31,6 @@ from agent.updates.states import Clock
 from agent.updates.trust import ROOT, Revoked, Trust
 from agent.variant import prepared_name
 
-_FULL_BYTES = 1 << 20
 _SIGNED = "signed_times"
 """A fact of the journal: key -> the latest time that something it signed was signed."""
 _FOLDERS = {
@@ -42,6 +41,7 @@ _FOLDERS = {
     "staging": 0o700,
     "trust": 0o700,
 }
+_FULL_BYTES = 1 << 20
 
 
 class Home:

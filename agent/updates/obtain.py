@@ -94,7 +94,7 @@ def _by_delta(file: File, blobs: Blobs, source: Source | None, staging: Path, te
                 for piece in delta.apply(found.algo, base, patch, file.length):
                     writer.write(piece)
             blobs.adopt(made, file.sha256, file.length)
-        except (VerificationError, MissingError) as error:  # packages carry no deltas
+        except (VerificationError, MissingError) as error:
             disk.unlink(made)
             tell(f"{error.what} The whole file is fetched.")
         else:

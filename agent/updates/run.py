@@ -22,7 +22,6 @@ from agent.updates.assignment import (
     last_seen,
     opened,
 )
-from agent.updates.freshness import freshness_of
 from agent.updates.home import Home
 from agent.updates.install import confirm_now, go_back, install, take_back
 from agent.updates.journal import Action
@@ -202,12 +201,7 @@ def _supply(home: Home, tell: Tell) -> tuple[Supply | None, NetworkError | None]
     except NetworkError as error:
         return None, error
     except SlipwayError as error:
-        fresh = freshness_of(home.folder / "trust")
-        signed_at = fresh.signed if fresh else None
-        since = (
-            f" What is trusted was signed at {signed_at:%Y-%m-%dT%H:%M:%SZ}." if signed_at else ""
-        )
-        tell(f"{_in_words(error)}{since}")
+        tell(_in_words(error))
         return None, None
 
 

@@ -43,9 +43,9 @@ def status(config: Config) -> dict[str, Any]:
             "agent_runs": is_held(config.state),
             "models": [_model(journal, Slots(folder)) for folder in _models(config)],
             "action": _under_way(journal),
-            "metadata_age_s": None if fresh is None else fresh.age_s(now),
-            "metadata_expires": None if fresh is None else fresh.expires.strftime(TIME_FORM),
-            "metadata_expired": None if fresh is None else now >= fresh.expires,
+            "metadata_age_s": fresh and fresh.age_s(now),
+            "metadata_expires": fresh and f"{fresh.expires:{TIME_FORM}}",
+            "metadata_expired": fresh and now >= fresh.expires,
             "reports_to_send": len(journal.unsent(1000)) if journal else 0,
         }
 
@@ -127,7 +127,6 @@ def _model(journal: Journal | None, slots: Slots) -> dict[str, Any]:
         "running_sha256": slot and slot.record.manifest_sha256,
         "previous_sha256": other and other.record.manifest_sha256,
         "previous": other and other.manifest.release,
-        "last_release": last and last.release,
         "state": last and last.state,
         "reason": last and last.reason,
         "starts": starts_of(slots.folder) if last and last.state == "TRIAL" else None,

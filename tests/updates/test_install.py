@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from pathlib import Path
 
 import pytest
 
-from agent.config import Config
+from agent.config import Config, Preflight
 from agent.errors import UsageError, VerificationError
 from agent.manifest import Gate
+from agent.updates.assignment import Assignment
 from agent.updates.home import Home
 from agent.updates.install import confirm_now, go_back, install, take_back
 from agent.updates.proof import Asked, Proof
 from agent.updates.run import once
+from sdk.release.assign import assignment_for
+from sdk.release.package import export
 from tests.updates.devices import fresh_fleet
 from tests.updates.fleet import MODEL, Fleet, passing, silent
 
@@ -88,7 +93,7 @@ def test_a_package_for_another_machine_is_refused(fleet: Fleet, offline: Config)
     published = fleet.publish("1.0.0")
     package = fleet.package(published, device_id="0" * 32)
     with Home(offline) as home:
-        with pytest.raises(VerificationError, match="The assignment is for '0000"):
+        with pytest.raises(VerificationError, match=r"The assignment is for '?0000"):
             install(home, package, silent, passing)
         assert home.journal.unfinished() is None
         assert runs(home) is None
@@ -132,11 +137,6 @@ def test_which_variant_is_activated(
 
 
 def test_when_the_time_is_up_what_has_passed_is_taken(fleet: Fleet, offline: Config) -> None:
-    import dataclasses
-    import time
-
-    from agent.config import Preflight
-
     variants = {"a": b"p50=5 ", "b": b"p50=1 "}
     package = fleet.package(
         fleet.publish("1.0.0", fleet.build("ladder", variants, selection="measure"))
@@ -154,12 +154,6 @@ def test_when_the_time_is_up_what_has_passed_is_taken(fleet: Fleet, offline: Con
 
 
 def test_baselines_are_fetched_for_gates_of_the_assignment(fleet: Fleet, offline: Config) -> None:
-    import dataclasses
-
-    from agent.updates.assignment import Assignment
-    from sdk.release.assign import assignment_for
-    from sdk.release.package import export
-
     variants = {f"v{rank}": f"weights {rank}".encode() for rank in range(4)}
     published = fleet.publish("1.0.0", fleet.build("ladder", variants))
     gate = Gate(quantity="latency_us", ratio_max_permille=900, ratio_to="baseline")
@@ -220,24 +214,17 @@ def test_names_that_are_no_names(offline: Config) -> None:
 
 
 def test_a_damaged_blob_is_fetched_anew(fleet: Fleet) -> None:
-    import dataclasses
-
-    from agent.config import Idle
-
-    config = fleet.device(idle=Idle(hook="/nowhere"))
-    assignment = fleet.release("1.0.0", fleet.build("b", {"best": b"weights"}))
+    config = fleet.device()
+    fleet.release("1.0.0", fleet.build("b", {"best": b"weights"}))
     with Home(config) as home:
-        waiting = once(home, silent, passing)
-        assert waiting is not None
-        assert waiting.state == "STAGED"
-    for blob in (config.state / "blobs" / "sha256").iterdir():
-        blob.chmod(0o644)
-        blob.write_bytes(b"\0" * blob.stat().st_size)
-    again = fleet.release("1.0.1", fleet.build("c", {"best": b"weights"}))
-    assert again.action_id != assignment.action_id
-    with Home(dataclasses.replace(config, idle=Idle())) as home:
+        once(home, silent, passing)
+        confirm_now(home, MODEL)
+        for blob in home.blobs.folder.iterdir():
+            blob.chmod(0o644)
+            blob.write_bytes(b"\0" * blob.stat().st_size)
+        fleet.release("1.0.1", fleet.build("c", {"best": b"weights"}))
         lines: list[str] = []
         action = once(home, lines.append, passing)
         assert action is not None
         assert action.state == "TRIAL", action.reason
-        assert any("was damaged here" in line for line in lines)
+        assert sum("was damaged here" in line for line in lines) == 2

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agent.config import Config, Trial
+from agent.config import Config, Idle, Trial
 from agent.errors import NetworkError, StorageError
 from agent.local import Listener, Word, say
 from agent.updates import run as running
@@ -25,6 +25,7 @@ from agent.updates.recover import recover
 from agent.updates.run import MOST_BACKOFF_S, News, backoff_s, look, once, run
 from agent.updates.source import BusyError
 from agent.updates.status import status
+from sdk.release.assign import place_of, signed
 from tests.updates.devices import fresh_fleet
 from tests.updates.fleet import MODEL, Fleet, passing, silent, utc
 from tests.updates.machine import machine
@@ -157,7 +158,10 @@ def test_expired_metadata_keeps_what_runs_and_says_how_old_it_is(
         assert look(home, Keeper(passing), lines.append) is None
         (line,) = [line for line in lines if "not to be trusted" in line]
         assert "expired" in line
-        assert f"What is trusted was signed at {dt.datetime.now(dt.timezone.utc):%Y-%m-%d}" in line
+        assert (
+            f"What is trusted here was signed at {dt.datetime.now(dt.timezone.utc):%Y-%m-%d}"
+            in line
+        )
         found = status(config)
         assert found["models"][0]["release"] == "1.0.0"
         assert found["metadata_age_s"] < 600
@@ -169,8 +173,6 @@ def test_an_action_that_was_done_is_not_done_again_and_ends_nothing(fleet: Fleet
         assignment = fleet.release("1.0.0")
         once(home, silent, passing)
         confirm_now(home, MODEL)
-        from sdk.release.assign import place_of, signed
-
         repository = fleet.repository()
         again = fleet._later(assignment)
         assert again.action_id == assignment.action_id
@@ -181,8 +183,6 @@ def test_an_action_that_was_done_is_not_done_again_and_ends_nothing(fleet: Fleet
 
 
 def test_a_newer_assignment_takes_the_place_of_one_that_waits(fleet: Fleet, tmp_path: Path) -> None:
-    from agent.config import Idle
-
     with Home(fleet.device(idle=Idle(hook=str(tmp_path / "none")))) as home:
         fleet.release("1.0.0")
         first = once(home, silent, passing)
