@@ -14,6 +14,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from agent import disk
 from agent.errors import StorageError
@@ -25,10 +26,15 @@ _LEFT_BEHIND = re.compile(r"\..+\.([0-9a-f]{8}|link)")
 
 def sha256_of(path: Path) -> str:
     """Hex digest of a file's content."""
-    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        while chunk := stream.read(CHUNK_BYTES):
-            digest.update(chunk)
+        return sha256_of_stream(stream)
+
+
+def sha256_of_stream(stream: IO[bytes]) -> str:
+    """Hex digest of all that is left to be read."""
+    digest = hashlib.sha256()
+    while chunk := stream.read(CHUNK_BYTES):
+        digest.update(chunk)
     return digest.hexdigest()
 
 
@@ -53,12 +59,12 @@ def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
         disk.sync_folder(path.parent)
 
 
-def make_folders(folder: Path) -> None:
+def make_folders(folder: Path, mode: int = 0o755) -> None:
     """Make a folder and what is missing above it, each durable in its parent."""
     if folder.is_dir():
         return
     make_folders(folder.parent)
-    if disk.mkdir(folder):
+    if disk.mkdir(folder, mode):
         disk.sync_folder(folder.parent)
 
 

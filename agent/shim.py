@@ -6,7 +6,8 @@ starts of a trial in a file, and after the third it points `current` back at the
 
     models/<name>/trial   {"slot": "B", "old": "A", "starts": 2, "most": 3}, there while on trial
 
-The agent writes the file when a trial begins and removes it when the trial is over.
+The agent writes the file when a trial begins and removes it when the trial is over. Where that
+file cannot be written, since the application runs as another user, nothing is counted.
 """
 
 from __future__ import annotations
@@ -24,13 +25,25 @@ from typing import Any
 
 TRIAL, CURRENT = "trial", "current"
 SLOTS = ("A", "B")
+VARIABLE = "SLIPWAY_MODEL"
+"""In the environment of what `sdk-agent exec` becomes: the folder of the release that runs."""
+_SYSTEM = Path("/var/lib/slipway")
 _WAITS_S = 2.0
+
+
+def default_state() -> Path:
+    """`$SLIPWAY_STATE`, else the user's own state folder, else that of the whole device."""
+    told = os.environ.get("SLIPWAY_STATE")
+    if told:
+        return Path(told).absolute()
+    base = os.environ.get("XDG_STATE_HOME")
+    own = (Path(base) if base else Path.home() / ".local" / "state") / "slipway"
+    # Whoever is not root asks for the agent of the device, unless there is one of their own.
+    return _SYSTEM if os.geteuid() == 0 or (_SYSTEM.is_dir() and not own.is_dir()) else own
 
 
 def count_start(model: Path) -> str | None:
     """Count one start of a model's application; what was done about it, in words, if anything was.
-
-    Whoever may not write there is not counted: the application then runs as another user.
 
     Args:
         model: its folder, `models/<name>`.
@@ -56,6 +69,12 @@ def forget_starts(model: Path) -> None:
         trial = trial_of(model)
         if trial is not None and trial["starts"] and _current(model) == trial["slot"]:
             _write(model / TRIAL, {**trial, "starts": 0})
+
+
+def is_on_trial(model: Path) -> bool:
+    """Whether what runs is on trial, as far as the file tells."""
+    trial = trial_of(model)
+    return trial is not None and _current(model) == trial["slot"]
 
 
 def starts_of(model: Path) -> int:
@@ -84,12 +103,18 @@ def counting(model: Path) -> Iterator[None]:
 
 
 def main(state: Path, model: str, command: list[str]) -> None:
-    """Count, then become the command; `SLIPWAY_MODEL` in its environment is what runs."""
-    folder = state / "models" / model
+    """Count, then become the command; `SLIPWAY_MODEL` in its environment is what runs.
+
+    Args:
+        state: the state folder.
+        model: its name.
+        command: the program and its arguments.
+    """
+    folder = (state / "models" / model).absolute()
     done = count_start(folder)
     if done:
         print(f"sdk-agent: {model}: {done}", file=sys.stderr)
-    environment = {**os.environ, "SLIPWAY_MODEL": str(folder / CURRENT)}
+    environment = {**os.environ, VARIABLE: str(folder / CURRENT)}
     try:
         os.execvpe(command[0], command, environment)  # noqa: S606  it is to become that
     except OSError as error:
@@ -109,7 +134,7 @@ def trial_of(model: Path) -> dict[str, Any] | None:
             "starts": int(told["starts"]),
             "most": int(told["most"]),
         }
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 

@@ -212,13 +212,21 @@ class Journal:
         """The last action of a model."""
         return self._action("where model = ? order by rowid desc limit 1", model)
 
-    def last_with(self, model: str, manifest_sha256: str) -> Action | None:
-        """The last action of a model that was about this release."""
+    def last_with(self, model: str, manifest_sha256: str, variant: str) -> Action | None:
+        """The last action of a model that was about this variant of a release.
+
+        One that ended before a variant was chosen was about all that it was not told to leave out.
+        """
         return self._action(
             "where model = ? and json_extract(order_json, '$.manifest_sha256') = ? "
+            "and coalesce(variant, json_extract(order_json, '$.variant'), ?) = ? "
+            "and not exists (select 1 from json_each(order_json, '$.without') where value = ?) "
             "order by rowid desc limit 1",
             model,
             manifest_sha256,
+            variant,
+            variant,
+            variant,
         )
 
     def history(self, action: str) -> list[tuple[int, State, str]]:

@@ -48,13 +48,16 @@ Check = Callable[[sqlite3.Connection], None]
 
 
 def looked_at(path: Path) -> sqlite3.Connection:
-    """The journal beside an agent that may be at work: it can only be read.
+    """The journal to look at, beside an agent that may be at work, also for who may write nothing.
 
     Raises:
         StorageError: it cannot be opened, or is damaged.
     """
+    # Where no log is beside it nobody writes now, and SQLite would have to make one.
+    immutable = "" if path.with_name(f"{path.name}-wal").exists() else "&immutable=1"
+    place = f"{path.absolute().as_uri()}?mode=ro{immutable}"
     try:
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)
+        connection = sqlite3.connect(place, uri=True, timeout=5.0)
         connection.execute("select 1 from action limit 1")
     except sqlite3.Error as error:
         raise unusable(path, error) from error

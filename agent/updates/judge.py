@@ -13,6 +13,9 @@ from agent.manifest import Floor, Gate
 from agent.measurement import Measurement, Ratio, compare
 
 _IN_SECONDS = ("latency_us", "load_us", "throughput_milli_per_s")
+_UNPAIRED = ("load_us",)
+"""In seconds, and not taken in turns with what it is held against: busy devices blur it too."""
+_BUSY = "the device was busy; only ratios are judged then"
 _QUANTILES = {500: "p50", 900: "p90", 950: "p95", 990: "p99"}
 
 
@@ -59,22 +62,23 @@ def judge(
     breaches, skipped = [], []
     others = {"running": running, "baseline": baseline}
     for gate in gates:
+        found: list[str | None] = []
         if gate.ratio_to is not None and gate.ratio_max_permille is not None:
             other = others[gate.ratio_to]
-            if other is None:
-                why = "nothing runs yet" if gate.ratio_to == "running" else "it is not measured"
-                skipped.append(f"{gate.quantity} against the {gate.ratio_to} one: {why}")
-                continue
-            found = _ratio(gate, own, other)
-        elif not quiet and gate.quantity in _IN_SECONDS:
-            skipped.append(f"{_named(gate)}: the device was busy; only ratios are judged then")
-            continue
-        else:
-            found = _absolute(gate, own)
-        if found is None:
-            skipped.append(f"{gate.quantity}: there were too few runs, or it is not known here")
-        elif found:
-            breaches.append(Breach(what=found, gate=gate))
+            if not quiet and gate.quantity in _UNPAIRED:
+                skipped.append(f"{_named(gate)}: {_BUSY}")
+            elif other is None:
+                skipped.append(f"{_named(gate)} against the {gate.ratio_to} one: there is none")
+            else:
+                found.append(_ratio(gate, gate.ratio_max_permille, own, other))
+        if gate.max is not None or gate.min is not None:
+            if not quiet and gate.quantity in _IN_SECONDS:
+                skipped.append(f"{_named(gate)}: {_BUSY}")
+            else:
+                found.append(_absolute(gate, own))
+        if None in found:
+            skipped.append(f"{_named(gate)}: there were too few runs, or it is not known here")
+        breaches += [Breach(what=what, gate=gate) for what in found if what]
     return Judgement(breaches=tuple(breaches), skipped=tuple(skipped))
 
 
@@ -125,8 +129,8 @@ def _figure(gate: Gate, own: Measurement) -> tuple[float, float, float] | None:
     return None if exact is None else (float(exact), float(exact), float(exact))
 
 
-def _ratio(gate: Gate, own: Measurement, other: Measurement) -> str | None:
-    assert gate.ratio_max_permille is not None
+def _ratio(gate: Gate, most_permille: int, own: Measurement, other: Measurement) -> str | None:
+    """As `_absolute`; paired by turns where turns measure the quantity."""
     if gate.quantity == "latency_us":
         found = compare(own, other)
     elif gate.quantity == "throughput_milli_per_s":
@@ -136,10 +140,10 @@ def _ratio(gate: Gate, own: Measurement, other: Measurement) -> str | None:
         if one is None or two is None or not two[1]:
             return None
         found = Ratio(value=one[1] / two[1], low=one[1] / two[1], high=one[1] / two[1], rounds=1)
-    if found.low * 1000 > gate.ratio_max_permille:
+    if found.low * 1000 > most_permille:
         return (
             f"{_named(gate)} is {found.value:.3f} of the {gate.ratio_to} one's (at least "
-            f"{found.low:.3f}), the gate is {gate.ratio_max_permille / 1000:.3f}"
+            f"{found.low:.3f}), the gate is {most_permille / 1000:.3f}"
         )
     return ""
 

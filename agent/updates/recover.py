@@ -7,7 +7,15 @@ from agent.shim import starts_of, trial_of
 from agent.updates.home import Home
 from agent.updates.journal import Action
 from agent.updates.obtain import Tell
-from agent.updates.outcome import enter_trial, fail, is_whole, roll_back, slot_name, tidy
+from agent.updates.outcome import (
+    enter_trial,
+    fail,
+    is_kept_without_word,
+    is_whole,
+    roll_back,
+    slot_name,
+    tidy,
+)
 from agent.updates.shim_file import keep_count
 from agent.updates.states import Decision, Found, reconcile
 
@@ -49,7 +57,7 @@ def found(home: Home, action: Action) -> Found:
         writes=action.writes,
         deadline=action.deadline,
         now=home.clock(),
-        silence_is_good=home.config.trial.confirm == "deadline",
+        silence_is_good=is_kept_without_word(home, action),
     )
 
 

@@ -32,11 +32,13 @@ from agent.files import (
 from agent.manifest import File, Manifest, VariantEntry, parse
 from agent.names import check_path
 from agent.updates.blobs import Blobs
-from agent.variant import VariantRecord
+from agent.variant import RECORD_NAME, VariantRecord
 
 SlotName = Literal["A", "B"]
 SLOTS: tuple[SlotName, SlotName] = ("A", "B")
 CURRENT, MANIFEST, SLOT = "current", "manifest.json", "slot.json"
+OWN_FILES = (MANIFEST, SLOT, RECORD_NAME)
+"""Beside a variant's files, here or in a preflight: no release may bring one of these names."""
 VERSION = 1
 
 
