@@ -77,6 +77,7 @@ class Fault:
 
 
 def _try(world: World, scenario: Scenario, state: Path, fault: Fault) -> SlipwayError | None:
+    world.told.clear()
     try:
         with disk.observed(fault), world.home(state, scenario.release) as home:
             scenario.work(world, home)
@@ -85,11 +86,12 @@ def _try(world: World, scenario: Scenario, state: Path, fault: Fault) -> Slipway
     return None
 
 
-def _told(error: SlipwayError | None, noted: tuple[Noted, ...], scenario: Scenario) -> bool:
-    """Whether somebody learns of it: by an error that says what to do, or by how it ended."""
+def _said(world: World, error: SlipwayError | None, noted: tuple[Noted, ...]) -> bool:
+    """Whether somebody learns of it: by an error that says what to do, by a line, by how it ended."""
     if error is not None:
         return bool(error.what and error.cause and error.remedy)
-    return bool(noted) and noted[-1].state in FINAL
+    written = any("writ" in line for line in world.told)
+    return written or (bool(noted) and noted[-1].state in FINAL)
 
 
 def _faults(world: World, name: str, folder: Path, moments: Iterator[int], kinds: int) -> int:
@@ -106,7 +108,7 @@ def _faults(world: World, name: str, folder: Path, moments: Iterator[int], kinds
                     assert error is None
                     return cases
                 noted = world.check_folder(state)
-                assert _told(error, noted, scenario)
+                assert _said(world, error, noted)
                 _mended(world, scenario, state)
             except BaseException as broken:
                 broken.add_note(f"{errno.errorcode[code]} at {at}, {stays=}")
@@ -176,7 +178,7 @@ def test_a_disk_that_is_really_full(world: World, memory: Path) -> None:
             world.runs(Real(state))
             filler.unlink()
             noted = world.check_folder(state)
-            assert _told(error, noted, SCENARIOS["update"])
+            assert _said(world, error, noted)
             ends.add("no end" if error else noted[-1].state)
             _mended(world, SCENARIOS["update"], state)
             subprocess.run(["rm", "-rf", str(state)], check=True)

@@ -31,7 +31,7 @@ from agent.updates.recover import recover
 from agent.updates.run import once
 from agent.updates.states import FINAL, State
 from sdk.release.publish import Published
-from tests.updates.fleet import GROUP, MODEL, Fleet, passing, silent, write_build
+from tests.updates.fleet import GROUP, MODEL, Fleet, passing, write_build
 
 SLOTS_OF = f"models/{MODEL}"
 _HERE = functools.lru_cache(maxsize=1)(fingerprint)
@@ -88,6 +88,8 @@ class World:
         self.fleet = Fleet(folder / "fleet", small=True)
         self.manifests: dict[str, Manifest] = {}
         self.published: dict[str, Published] = {}
+        self.told: list[str] = []
+        """To whoever looks after the devices."""
         self.repositories: dict[str, Path] = {}
         self.packages: dict[str, Path] = {}
         for release in ("1.0.0", "1.1.0", "1.2.0", "bad"):
@@ -280,8 +282,7 @@ def noted_of(connection: sqlite3.Connection) -> tuple[Noted, ...]:
 
 def try_out(world: World, home: Home) -> Action | None:
     """Take what is assigned, up to its trial."""
-    del world
-    return once(home, silent, passing)
+    return once(home, world.told.append, passing)
 
 
 def update(world: World, home: Home) -> None:
@@ -300,20 +301,20 @@ def taken_back(world: World, home: Home) -> None:
 
 def packaged(world: World, home: Home) -> None:
     """Install a package, and confirm it."""
-    recover(home, silent)
+    recover(home, world.told.append)
     last, running = home.journal.last(MODEL), home.journal.unfinished()
     if running is not None or last is None or _release_of(world, last) != "1.1.0":
-        running = install(home, world.packages["1.1.0"], silent, passing)
+        running = install(home, world.packages["1.1.0"], world.told.append, passing)
     if running is not None and running.state == "TRIAL":
         confirm_now(home, MODEL)
 
 
 def gone_back(world: World, home: Home) -> None:
     """Go back to the release before, and confirm that."""
-    action = once(home, silent, passing)
+    action = once(home, world.told.append, passing)
     last = home.journal.last(MODEL)
     if action is None and last is not None and last.kind != "rollback":
-        action = go_back(home, MODEL, "an operator's decision", silent, passing)
+        action = go_back(home, MODEL, "an operator's decision", world.told.append, passing)
     if action is not None and action.state == "TRIAL":
         confirm_now(home, MODEL)
 
