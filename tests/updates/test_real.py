@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import agent
 from agent.codec import pretty
 from agent.config import Config, Preflight
 from agent.files import sha256_of
@@ -29,6 +33,7 @@ from agent.manifest import (
 from agent.processes import tree
 from agent.sessions import active
 from agent.tensors import write_tensors
+from agent.updates import proving
 from agent.updates.home import Home
 from agent.updates.install import confirm_now, install
 from agent.updates.journal import Action
@@ -211,8 +216,6 @@ class Bench:
 
 @pytest.fixture
 def bench(kit: Kit, tmp_path: Path) -> Iterator[Bench]:
-    import os
-
     before = set(tree(os.getpid()))
     yield Bench(kit, fresh_fleet(tmp_path))
     left = set(tree(os.getpid())) - before
@@ -253,7 +256,6 @@ REFUSED = [
         {"gates": (Gate(quantity="memory_peak_bytes", max=1 << 20),)},
         "memory_peak_bytes is",
     ),
-    ("slow to load", {"gates": (Gate(quantity="load_us", max=1),)}, "load_us is"),
     ("no model at all", {"spoilt": {"onnx": b"this is no model"}}, "prepare failed (error)"),
     (
         "an option that is not known",
@@ -383,8 +385,6 @@ def test_a_runtime_that_goes_wrong_refuses_and_harms_nothing(
 ) -> None:
     bench.installs()
     bench.confirms()
-    from agent.updates import proving
-
     # The real preflight, with a runtime of which one call goes wrong.
     broken = tmp_path / "broken"
     shutil.copytree(Path(proving.__file__).parent.parent, broken / "agent")
@@ -420,3 +420,38 @@ def test_no_time_at_all(bench: Bench) -> None:
     action = bench.installs()
     assert action.state == "FAILED"
     assert "hung" in action.reason or "no time was left" in action.reason
+
+
+def test_an_agent_that_has_proven_something_holds_no_runtime(bench: Bench, tmp_path: Path) -> None:
+    built = build(bench.kit, tmp_path / "built", {"onnx": "onnxruntime"}, wrong_evaluation=0.0)
+    bench.fleet.release("1.0.0", built)
+    config = dataclasses.replace(bench.config, repository=str(bench.fleet.repo))
+    (config.state / "agent.toml").write_text(
+        f'repository = "{config.repository}"\ngroup = "{GROUP}"\nreserve_mib = 0\n'
+        "[preflight]\nmeasure_s = 0.3\n"
+    )
+    log = tmp_path / "log"
+    with log.open("w") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "agent", "run", "--state", str(config.state)],
+            cwd=Path(agent.__file__).parent.parent, stdout=stream, stderr=stream,
+        )  # fmt: skip
+    try:
+        until = time.monotonic() + 120
+        while "net: TRIAL" not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < until, log.read_text()
+            time.sleep(0.1)
+        maps = Path(f"/proc/{process.pid}/maps").read_text()
+        assert not [name for name in ("numpy", "onnxruntime", "openvino", "torch") if name in maps]
+        with active(MODEL, config.state) as session:
+            for seed in range(25):
+                session.run(ENTRY.sample(seed=seed))
+        while "net: CONFIRMED: 20 runs" not in log.read_text():
+            assert time.monotonic() < until, log.read_text()
+            time.sleep(0.1)
+        process.terminate()
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait()
