@@ -24,6 +24,8 @@ from typing import Any, TypeVar
 from agent.errors import VerificationError
 
 T = TypeVar("T")
+MOST_INTEGER = 2**53 - 1
+"""Beyond it, readers that know only floating point would see another number."""
 
 
 def decode(kind: type[T], value: Any, path: str = "$") -> T:
@@ -62,6 +64,47 @@ def pretty(value: Any) -> bytes:
     """The same for a file that a person may open: two spaces, a final newline."""
     text = json.dumps(encode(value), indent=2, ensure_ascii=False, allow_nan=False)
     return (text + "\n").encode()
+
+
+def loads_signed(content: bytes) -> Any:
+    """The value of JSON that gets signed: what every reader reads alike, in any language.
+
+    Raises:
+        ValueError: not JSON in UTF-8, nested too deeply, a name twice in one object, half a
+            character, or a number that is no integer of at most `MOST_INTEGER`.
+    """
+    try:
+        value = json.loads(
+            content.decode(),
+            parse_float=_refuse_number,
+            parse_constant=_refuse_number,
+            parse_int=_bounded,
+            object_pairs_hook=_once_each,
+        )
+        # Escapes can spell halves of a character, which no file or database takes later.
+        json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    return value
+
+
+def _bounded(text: str) -> int:
+    if len(text) > 17 or abs(int(text)) > MOST_INTEGER:
+        raise ValueError(f"{text[:40]} is beyond {MOST_INTEGER}")
+    return int(text)
+
+
+def _refuse_number(text: str) -> Any:
+    raise ValueError(f"{text[:40]} is not an integer, and what is signed holds integers only")
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice[:40]!r} is there twice in one object")
+    return found
 
 
 @functools.lru_cache(maxsize=256)

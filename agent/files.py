@@ -9,23 +9,32 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from agent import disk
 from agent.errors import StorageError
 
 CHUNK_BYTES = 1 << 20
+_LEFT_BEHIND = re.compile(r"\..+\.([0-9a-f]{8}|link)")
+"""What `write_atomic` and `point_link` begin with."""
 
 
 def sha256_of(path: Path) -> str:
     """Hex digest of a file's content."""
-    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        while chunk := stream.read(CHUNK_BYTES):
-            digest.update(chunk)
+        return sha256_of_stream(stream)
+
+
+def sha256_of_stream(stream: IO[bytes]) -> str:
+    """Hex digest of all that is left to be read."""
+    digest = hashlib.sha256()
+    while chunk := stream.read(CHUNK_BYTES):
+        digest.update(chunk)
     return digest.hexdigest()
 
 
@@ -50,12 +59,12 @@ def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
         disk.sync_folder(path.parent)
 
 
-def make_folders(folder: Path) -> None:
+def make_folders(folder: Path, mode: int = 0o755) -> None:
     """Make a folder and what is missing above it, each durable in its parent."""
     if folder.is_dir():
         return
     make_folders(folder.parent)
-    if disk.mkdir(folder):
+    if disk.mkdir(folder, mode):
         disk.sync_folder(folder.parent)
 
 
@@ -105,27 +114,47 @@ def share(source: Path, destination: Path) -> None:
             copy.sync()
 
 
+def settle(folder: Path) -> None:
+    """Make durable what a folder holds after whoever wrote there was killed, and clear up after it.
+
+    A process that ended between a rename and the sync that follows has left a name that everybody
+    sees and a power cut takes away: whoever goes on from there would build on it.
+    """
+    with storage_errors(folder):
+        for entry in sorted(folder.iterdir()):
+            if _LEFT_BEHIND.fullmatch(entry.name) and (entry.is_symlink() or entry.is_file()):
+                disk.unlink(entry)
+        disk.sync_folder(folder)
+
+
 def remove_tree(folder: Path) -> None:
     """Remove a folder and all in it; one that is not there is no error.
 
     This is not made durable: after a power cut some of it may be back.
+
+    Raises:
+        StorageError: some of it cannot be removed.
     """
     try:
         entries = list(os.scandir(folder))
     except (FileNotFoundError, NotADirectoryError):
         return
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            remove_tree(Path(entry.path))
-        else:
-            disk.unlink(Path(entry.path))
-    disk.rmdir(folder)
+    with storage_errors(folder):
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                remove_tree(Path(entry.path))
+            else:
+                disk.unlink(Path(entry.path))
+        disk.rmdir(folder)
 
 
 def point_link(link: Path, target: str) -> None:
-    """Make `link` a symbolic link to `target` (relative to the link), replacing it atomically."""
+    """Make `link` a symbolic link to `target` (relative to the link), replacing it atomically.
+
+    One process at a time: its caller holds a lock.
+    """
     with storage_errors(link):
-        beside = link.with_name(f".{link.name}.{os.getpid()}")
+        beside = link.with_name(f".{link.name}.link")
         disk.unlink(beside)
         disk.symlink(target, beside)
         disk.rename(beside, link)

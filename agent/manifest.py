@@ -9,11 +9,10 @@ Everything that gets signed holds integers only. docs/reference/manifest.md is t
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from agent.codec import decode, pretty
+from agent.codec import decode, loads_signed, pretty
 from agent.errors import VerificationError
 from agent.versions import version_key
 
@@ -188,8 +187,8 @@ def parse(content: bytes) -> Manifest:
             not know, or a number that is not an integer.
     """
     try:
-        value = json.loads(content, parse_float=_refuse_float, parse_constant=_refuse_float)
-    except (ValueError, RecursionError) as error:
+        value = loads_signed(content)
+    except ValueError as error:
         raise VerificationError(
             f"The manifest is not JSON that this reader accepts: {error}.",
             cause="The file was cut short, edited by hand, or is something else.",
@@ -262,7 +261,9 @@ def _equal(expected: Any, value: Any) -> bool:
 def _compare(operator: str, bound: Any, value: Any) -> bool:
     if operator == "has":
         wanted = bound if isinstance(bound, (list, tuple)) else [bound]
-        return isinstance(value, (list, tuple)) and set(wanted) <= set(value)
+        return isinstance(value, (list, tuple)) and all(
+            any(_equal(want, found) for found in value) for want in wanted
+        )
     if operator not in ("min", "below"):
         return False
     if isinstance(bound, str) and isinstance(value, str):
@@ -277,7 +278,3 @@ def _compare(operator: str, bound: Any, value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _refuse_float(text: str) -> Any:
-    raise ValueError(f"{text} is not an integer, and a manifest holds integers only")

@@ -10,8 +10,10 @@ from agent.errors import VerificationError
 
 MOST_PARTS = 4
 MOST_LENGTH = 200
-_PART = re.compile(r"[A-Za-z0-9_@+=-][A-Za-z0-9_.@+=-]*")
-_DEVICES = frozenset({"con", "prn", "aux", "nul"})  # reserved by Windows, so nobody's file
+_PART = re.compile(r"[A-Za-z0-9_@+=][A-Za-z0-9_.@+=-]*")  # a dash in front would be an option
+_DEVICES = frozenset(  # reserved by Windows, so nobody's file
+    {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)}
+)
 
 
 def check_path(name: str) -> PurePosixPath:
@@ -32,12 +34,19 @@ def check_path(name: str) -> PurePosixPath:
         and not any(part.partition(".")[0].lower() in _DEVICES for part in parts)
     )
     if not plain:
-        raise VerificationError(
-            f"The path {name[:80]!r} is not one that a release may hold.",
-            cause="It leads out of its folder, or holds characters that some file systems lack.",
-            remedy="Nothing was written. Ask whoever published the release.",
-        )
+        raise _refused(name)
     return PurePosixPath(name)
+
+
+def check_part(name: str) -> str:
+    """The name of one file or folder.
+
+    Raises:
+        VerificationError: as for `check_path`, or it has several parts.
+    """
+    if len(check_path(name).parts) != 1:
+        raise _refused(name)
+    return name
 
 
 def check_distinct(names: Iterable[str]) -> None:
@@ -59,3 +68,11 @@ def check_distinct(names: Iterable[str]) -> None:
             )
         seen.add(folded)
         folders |= above
+
+
+def _refused(name: str) -> VerificationError:
+    return VerificationError(
+        f"The path {name[:80]!r} is not one that a release may hold.",
+        cause="It leads out of its folder, or holds characters that some file systems lack.",
+        remedy="Nothing was written. Ask whoever published the release.",
+    )

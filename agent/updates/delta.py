@@ -16,6 +16,7 @@ The result is hashed as a whole by whoever asked for it, so a delta needs no tru
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -27,6 +28,8 @@ MAGIC = b"SWPD\x01"
 HEADER_BYTES = 16
 BLOCK_BYTES = 4 << 20
 WIDTHS = (1, 2, 4)
+PLANES_WINDOW_BYTES = 16 << 20
+"""zstd keeps so much of what it has made: four blocks, more than its levels below 20 ask for."""
 PATCH_BYTES = 256 << 20
 """The old file is held in memory while a `zstd-patch` is applied: larger ones get planes."""
 
@@ -46,30 +49,37 @@ def apply(algorithm: str, base: Path, delta: Path, length: int) -> Iterator[byte
     import zstandard
 
     if algorithm not in ALGORITHMS:
-        raise _malformed(f"its algorithm {algorithm!r} is none of {', '.join(ALGORITHMS)}")
+        raise _malformed(f"its algorithm {algorithm[:40]!r} is none of {', '.join(ALGORITHMS)}")
     have = 0
     try:
         with base.open("rb") as old, delta.open("rb") as stream:
-            made = _planes(old, stream) if algorithm == "planes-zstd" else _patched(old, stream)
+            if algorithm == "planes-zstd":
+                made = _planes(old, stream, length)
+            else:
+                made = _patched(old, stream, length)
             for piece in made:
                 have += len(piece)
                 if have > length:
                     raise _malformed(f"it makes more than the {length} bytes that were signed")
                 yield piece
-    except zstandard.ZstdError as error:
+    # Writing is the caller's: an OSError in here is of the two files that are read.
+    except (zstandard.ZstdError, OSError) as error:
         raise _malformed(str(error)) from error
     if have != length:
         raise _malformed(f"it makes {have} bytes, {length} were signed")
 
 
-def _planes(old: IO[bytes], stream: IO[bytes]) -> Iterator[bytes]:
+def _planes(old: IO[bytes], stream: IO[bytes], length: int) -> Iterator[bytes]:
     import zstandard
 
     header = stream.read(HEADER_BYTES)
     if len(header) != HEADER_BYTES or header[:5] != MAGIC or header[5] not in WIDTHS:
         raise _malformed("its header is not that of a planes-zstd delta")
     width, left = header[5], int.from_bytes(header[8:], "little")
-    with zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(stream) as reader:
+    if left != length:
+        raise _malformed(f"its header says {left} bytes, {length} were signed")
+    decompressor = zstandard.ZstdDecompressor(max_window_size=PLANES_WINDOW_BYTES)
+    with decompressor.stream_reader(stream) as reader:
         while left:
             size = min(BLOCK_BYTES, left)
             planes = _exactly(reader, size)
@@ -77,14 +87,18 @@ def _planes(old: IO[bytes], stream: IO[bytes]) -> Iterator[bytes]:
             left -= size
 
 
-def _patched(old: IO[bytes], stream: IO[bytes]) -> Iterator[bytes]:
+def _patched(old: IO[bytes], stream: IO[bytes], length: int) -> Iterator[bytes]:
     import zstandard
 
-    base = old.read(PATCH_BYTES + 1)
-    if len(base) > PATCH_BYTES:
+    size = os.fstat(old.fileno()).st_size
+    if size > PATCH_BYTES:
         raise _malformed(f"its base is larger than {PATCH_BYTES} bytes")
+    base = old.read(size)  # not up to the limit: that would take as much memory at once
+    # A window reaches over both files and not further: what it takes is bounded by what was signed.
+    window = min(1 << 30, max(1 << 20, 1 << (len(base) + length).bit_length()))
     known = zstandard.ZstdCompressionDict(base, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
-    decompressor = zstandard.ZstdDecompressor(dict_data=known, max_window_size=1 << 30)
+    del base  # it holds a copy
+    decompressor = zstandard.ZstdDecompressor(dict_data=known, max_window_size=window)
     yield from decompressor.read_to_iter(stream)
 
 

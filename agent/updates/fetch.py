@@ -7,6 +7,7 @@ What was received lies in `<staging>/<sha256>.part`, and what the server calls t
 from __future__ import annotations
 
 import dataclasses
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +16,8 @@ from agent import disk
 from agent.errors import NetworkError, VerificationError
 from agent.files import write_atomic
 from agent.updates.blobs import Blobs
-from agent.updates.source import Source
+from agent.updates.source import RangeError, Source, paced
 
-SLOW_S, SLOW_BYTES_PER_S = 60.0, 100.0
-"""A server that sends less for so long only keeps the device busy."""
 ATTEMPTS = 3
 """So often content with a wrong hash is fetched anew before the release is given up."""
 
@@ -53,24 +52,26 @@ def fetch(
         source: from where.
         blobs: where it goes to, once its hash is right.
         staging: the folder for parts.
-        deadline_s: of this attempt, in seconds.
+        deadline_s: for all attempts of this call, in seconds.
         now: seconds.
 
     Raises:
-        NetworkError: the server does not answer, is too slow, or sends too little.
-        VerificationError: what came has another hash, each time; nothing of it is kept.
+        NetworkError: the server does not answer, is too slow, or sends too little; what came is
+            kept, and the next call goes on from there.
+        VerificationError: what came is something else, each time; nothing of it is kept.
         OSError: the disk cannot be written.
     """
     if blobs.has(wanted.sha256, wanted.length):
         return blobs.path(wanted.sha256)
-    part = _Part(staging / f"{wanted.sha256}.part", staging / f"{wanted.sha256}.etag")
+    part = part_of(staging, wanted.sha256)
+    until = now() + deadline_s
     for attempt in range(ATTEMPTS):
-        if part.length != wanted.length:
-            _receive(wanted, source, part, deadline_s, now)
         try:
+            if part.length != wanted.length:
+                _receive(wanted, source, part, until - now(), now)
             # It hashes the whole from its first byte, whatever was there before.
             place = blobs.adopt(part.path, wanted.sha256, wanted.length)
-        except VerificationError:
+        except (VerificationError, RangeError):
             part.forget()
             if attempt == ATTEMPTS - 1:
                 raise
@@ -81,59 +82,63 @@ def fetch(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Part:
+class Part:
+    """What is here of a file that is not complete yet."""
+
     path: Path
     etag_path: Path
 
     @property
     def length(self) -> int | None:
-        return self.path.stat().st_size if self.path.is_file() else None
+        """Bytes; None where there is none, or something else of that name."""
+        try:
+            state = self.path.lstat()
+        except OSError:
+            return None
+        own = stat.S_ISREG(state.st_mode) and state.st_nlink == 1
+        return state.st_size if own else None
 
     @property
     def etag(self) -> str | None:
+        """What the server called it."""
         try:
-            return self.etag_path.read_text(encoding="utf-8", errors="replace")
+            return self.etag_path.read_text(encoding="latin-1") or None
         except OSError:
             return None
 
     def forget(self) -> None:
+        """Begin anew."""
         disk.unlink(self.path)
         disk.unlink(self.etag_path)
 
 
+def part_of(staging: Path, sha256: str) -> Part:
+    """The part of a blob, there or not."""
+    return Part(staging / f"{sha256}.part", staging / f"{sha256}.etag")
+
+
 def _receive(
-    wanted: Wanted, source: Source, part: _Part, deadline_s: float, now: Callable[[], float]
+    wanted: Wanted, source: Source, part: Part, deadline_s: float, now: Callable[[], float]
 ) -> None:
-    if (part.length or 0) > wanted.length:
-        part.forget()
-    have = part.length or 0
-    began = window = now()
-    in_window = 0
+    """Add to the part what the source sends, and never more than was signed."""
+    have = part.length
+    if have is None or have > wanted.length:
+        part.forget()  # a link that somebody put there is not followed
+        have = 0
     with source.open(wanted.path, offset=have, etag=part.etag if have else None) as stream:
-        if stream.offset != have:
+        if stream.offset != have or not have:
             part.forget()
             have = stream.offset
-        if not have and stream.etag is not None:
-            write_atomic(part.etag_path, stream.etag[:200].encode())
+            if stream.etag is not None and len(stream.etag) <= 200:
+                write_atomic(part.etag_path, stream.etag.encode("latin-1", "replace"))
+        # Not synced: `Blobs.adopt` does so once it is whole, and what a power cut takes of a part
+        # is found by the hash and fetched anew.
         with disk.Writer(part.path, append=True) as writer:
-            try:
-                for chunk in stream.chunks:
-                    if have + len(chunk) > wanted.length:
-                        raise _too_much(wanted)
-                    writer.write(chunk)
-                    have += len(chunk)
-                    in_window += len(chunk)
-                    moment = now()
-                    if moment - began > deadline_s:
-                        raise _too_slow(wanted, have, f"{deadline_s:g} s were up")
-                    if moment - window >= SLOW_S:
-                        rate = in_window / (moment - window)
-                        if rate < SLOW_BYTES_PER_S:
-                            raise _too_slow(wanted, have, f"{rate:.3g} bytes/s")
-                        window, in_window = moment, 0
-            finally:
-                writer.sync()
-        disk.sync_folder(part.path.parent)
+            for chunk in paced(stream.chunks, wanted.path, deadline_s=deadline_s, now=now):
+                if have + len(chunk) > wanted.length:
+                    raise _too_much(wanted)
+                writer.write(chunk)
+                have += len(chunk)
     if have < wanted.length:
         raise NetworkError(
             f"{wanted.path} ended after {have} of {wanted.length} bytes.",
@@ -147,12 +152,4 @@ def _too_much(wanted: Wanted) -> VerificationError:
         f"{wanted.path} is longer than the {wanted.length} bytes that were signed.",
         cause="The server's file is another one, or the server means harm.",
         remedy="Nothing was activated. Ask whoever runs the server.",
-    )
-
-
-def _too_slow(wanted: Wanted, have: int, why: str) -> NetworkError:
-    return NetworkError(
-        f"{wanted.path} is too slow: {have} of {wanted.length} bytes, {why}.",
-        cause="The line or the server is overloaded, or the server holds devices up.",
-        remedy="It is tried again by itself, and goes on where it was.",
     )

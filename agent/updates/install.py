@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import secrets
 from pathlib import Path
 
-from agent.errors import UsageError, VerificationError
+from agent.errors import UsageError
 from agent.manifest import VariantEntry
 from agent.updates.action import Means, Supply, advance, begin, begin_here
-from agent.updates.assignment import ASSIGNMENT_BYTES, check_for_device, moment, opened
+from agent.updates.assignment import (
+    ASSIGNMENT_BYTES,
+    check_for_device,
+    claimed_issue,
+    last_seen,
+    opened,
+)
 from agent.updates.home import Home
 from agent.updates.journal import Action, Kind, Order
 from agent.updates.obtain import Tell
@@ -19,7 +23,7 @@ from agent.updates.package import ASSIGNMENT, PackageSource
 from agent.updates.proving import Prove, prove_apart
 from agent.updates.slots import MANIFEST, Slot
 from agent.updates.source import read_short
-from agent.updates.states import CANCELLABLE
+from agent.updates.states import CANCELLABLE, FINAL
 
 
 def install(home: Home, path: Path, tell: Tell, prove: Prove = prove_apart) -> Action:
@@ -35,8 +39,9 @@ def install(home: Home, path: Path, tell: Tell, prove: Prove = prove_apart) -> A
         content = read_short(source, ASSIGNMENT, ASSIGNMENT_BYTES)
         # Whose word counts is known only from the metadata, and how old that may be only from the
         # assignment. So its time is read first and believed later.
-        view = home.trust.look_into(source, moment(_claimed_issue(content)), home.now())
-        found = opened(content, view.assignment_keys(offline=True))
+        view = home.trust.look_into(source, claimed_issue(content), home.now())
+        keys = view.assignment_keys(offline=True)
+        found = opened(content, keys)
         means = Means(tell=tell, supply=Supply(source=source, view=view), prove=prove)
         running = home.journal.unfinished()
         if running is not None and running.id == found.action_id:
@@ -46,7 +51,7 @@ def install(home: Home, path: Path, tell: Tell, prove: Prove = prove_apart) -> A
             device_id=home.device.device_id,
             group=home.config.group,
             now=home.now(),
-            last_seq=home.journal.number("assignment_seq:offline"),
+            last_seq=last_seen(home.journal.number, "offline", keys),
         )
         if running is not None and running.state in CANCELLABLE:
             fail(home, running, f"{found.action_id} was installed instead")
@@ -93,11 +98,12 @@ def unfit(home: Home, old: Slot, *, by_itself: bool = False) -> str | None:
     """
     if home.is_revoked(old.manifest):
         return "was revoked"
-    last = home.journal.last_with(old.manifest.model, old.record.manifest_sha256)
+    model, record = old.manifest.model, old.record
+    last = home.journal.last_with(model, record.manifest_sha256, record.variant)
     if last is None or (last.kind == "rollback" and not by_itself):
         return None
-    if last.state in ("ROLLED_BACK", "FAILED"):
-        return f"was taken back here ({last.reason})"
+    if last.state in FINAL and last.state != "CONFIRMED":
+        return f"was refused or taken back here ({last.reason})"
     return None
 
 
@@ -175,14 +181,3 @@ def _check_idle(home: Home) -> None:
             remedy="Wait until it is over (sdk-agent status), or end its trial: sdk-agent "
             "mark-good, sdk-agent mark-bad",
         )
-
-
-def _claimed_issue(content: bytes) -> str:
-    try:
-        return str(json.loads(base64.b64decode(json.loads(content)["payload"]))["issued"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise VerificationError(
-            f"The package's assignment cannot be read: {error}.",
-            cause="It was cut short, or made by something else.",
-            remedy="Export it anew: sdk publish --export FILE",
-        ) from error

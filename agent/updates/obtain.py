@@ -11,8 +11,8 @@ from agent.files import make_folders, storage_errors
 from agent.manifest import Blob, EvaluationPack, File, Manifest, VariantEntry
 from agent.updates import delta
 from agent.updates.blobs import Blobs
-from agent.updates.fetch import Wanted, blob_path, fetch
-from agent.updates.source import Source
+from agent.updates.fetch import Wanted, blob_path, fetch, part_of
+from agent.updates.source import MissingError, Source
 
 FETCH_S = 6 * 3600.0
 """The longest that one attempt at one file may take."""
@@ -29,13 +29,17 @@ def needed(manifest: Manifest, variants: Iterable[VariantEntry]) -> dict[str, It
     return {item.sha256: item for item in items}
 
 
-def check_room(items: Iterable[Item], blobs: Blobs, free_bytes: int) -> None:
-    """Whether what is missing fits on the disk.
+def check_room(items: Iterable[Item], blobs: Blobs, staging: Path, free_bytes: int) -> None:
+    """Whether what is missing fits on the disk, beside the parts that are here already.
 
     Raises:
         StorageError: it does not; both values are named.
     """
-    missing = sum(item.length for item in items if not blobs.has(item.sha256, item.length))
+    missing = sum(
+        item.length - min(item.length, part_of(staging, item.sha256).length or 0)
+        for item in items
+        if not blobs.has(item.sha256, item.length)
+    )
     if missing > free_bytes:
         raise StorageError(
             f"The release takes {missing} bytes more, and {max(0, free_bytes)} are free.",
@@ -62,14 +66,17 @@ def obtain(item: Item, blobs: Blobs, source: Source | None, staging: Path, tell:
     if blobs.has(item.sha256, item.length):
         return
     with storage_errors(staging):
-        make_folders(staging)
+        make_folders(staging, 0o700)
         if isinstance(item, File) and _by_delta(item, blobs, source, staging, tell):
             return
         _whole(item, blobs, source, staging, tell)
 
 
 def _by_delta(file: File, blobs: Blobs, source: Source | None, staging: Path, tell: Tell) -> bool:
-    """By the smallest delta whose base is here; where that fails, the whole file will do."""
+    """By the smallest delta whose base is here; where that fails, the whole file will do.
+
+    A delta that is not there is no reason to wait: a package, for one, holds whole files alone.
+    """
     fits = [
         found
         for found in file.deltas
@@ -81,14 +88,14 @@ def _by_delta(file: File, blobs: Blobs, source: Source | None, staging: Path, te
         made = staging / f"{file.sha256}.made"
         try:
             _whole(Blob(sha256=found.sha256, length=found.length), blobs, source, staging, tell)
-            disk.unlink(made)
+            disk.unlink(made)  # of an attempt that was cut off
             with disk.Writer(made) as writer:
                 base, patch = blobs.path(found.base_sha256), blobs.path(found.sha256)
                 for piece in delta.apply(found.algo, base, patch, file.length):
                     writer.write(piece)
-                writer.sync()
             blobs.adopt(made, file.sha256, file.length)
-        except VerificationError as error:
+        except (VerificationError, MissingError) as error:
+            disk.unlink(made)
             tell(f"{error.what} The whole file is fetched.")
         else:
             return True
@@ -121,6 +128,10 @@ def all_of(
 ) -> None:
     """Have all that these variants need; arguments and errors as for `obtain` and `check_room`."""
     items = needed(manifest, variants)
-    check_room(items.values(), blobs, free_bytes)
+    with storage_errors(blobs.folder):
+        for sha256 in items:
+            if blobs.drop_damaged(sha256):
+                tell(f"the blob {sha256[:16]}… was damaged here, and is fetched anew")
+    check_room(items.values(), blobs, staging, free_bytes)
     for item in items.values():
         obtain(item, blobs, source, staging, tell)

@@ -32,11 +32,13 @@ from agent.files import (
 from agent.manifest import File, Manifest, VariantEntry, parse
 from agent.names import check_path
 from agent.updates.blobs import Blobs
-from agent.variant import VariantRecord
+from agent.variant import RECORD_NAME, VariantRecord
 
 SlotName = Literal["A", "B"]
 SLOTS: tuple[SlotName, SlotName] = ("A", "B")
 CURRENT, MANIFEST, SLOT = "current", "manifest.json", "slot.json"
+OWN_FILES = (MANIFEST, SLOT, RECORD_NAME)
+"""Beside a variant's files, here or in a preflight: no release may bring one of these names."""
 VERSION = 1
 
 
@@ -146,6 +148,9 @@ class Slots:
     def clear(self, name: SlotName) -> None:
         """Empty a slot that does not run, its manifest first: what is half gone is not complete.
 
+        Nothing of this is made durable: a power cut may bring some back, which is cleared again
+        before the slot is filled.
+
         Raises:
             ValueError: it is the slot that runs.
         """
@@ -156,9 +161,7 @@ class Slots:
             return
         with storage_errors(folder):
             disk.unlink(folder / MANIFEST)
-            disk.sync_folder(folder)
             remove_tree(folder)
-            disk.sync_folder(self.folder)
 
     def fill(
         self,

@@ -1,22 +1,45 @@
 """Where a repository's files come from: a folder or a static HTTP server.
 
-Nothing here is trusted. A stream says how long it claims to be and where it begins; what comes out
-of it counts only by its hash.
+Nothing here is trusted. A stream says where it begins; what comes out of it counts only by its
+hash. Whatever a server does, reading it ends: each read, each answer and each file has its time.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime as dt
+import email.utils
+import functools
+import math
+import os
+import re
+import socket
+import stat
+import threading
+import time
 import urllib.parse
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from agent.errors import NetworkError, UsageError
 
 CHUNK_BYTES = 1 << 16
 CONNECT_S, READ_S = 10.0, 30.0
+STEP_S = 60.0
+"""The longest wait for an answer's head, or for the next piece of its body: a server that sends a
+byte now and then would never make a read of the socket time out."""
+SHORT_S = 600.0
+"""The longest that a short file, such as metadata, may take."""
+SLOW_S, SLOW_BYTES_PER_S = 60.0, 100.0
+"""A server that sends less for so long only keeps the device busy."""
+REDIRECTS = 3
+_SPARE_BYTES = 4096  # of an error page: read, so that the connection can be used again
+_NUMBER = re.compile(r"[0-9]{1,15}")  # `str.isdigit` takes more than `int` does
+_RANGE = re.compile(r"bytes +([0-9]{1,15})-[0-9]", re.IGNORECASE)
+_ETAG = re.compile(r'(W/)?"[\x21\x23-\x7e\x80-\xff]{0,200}"')  # what may be sent back
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +55,10 @@ class Stream:
 
 class MissingError(NetworkError):
     """There is no such file."""
+
+
+class RangeError(NetworkError):
+    """The rest of a file cannot be had from where it was left off; perhaps the whole can."""
 
 
 class BusyError(NetworkError):
@@ -58,6 +85,7 @@ class Source(Protocol):
 
         Raises:
             MissingError: there is none.
+            RangeError: it cannot be had from there on.
             NetworkError: it cannot be read.
         """
         ...
@@ -69,10 +97,10 @@ def source_of(place: str) -> Source:
     Raises:
         UsageError: it is neither.
     """
-    scheme = urllib.parse.urlsplit(place).scheme
-    if scheme in ("http", "https"):
+    url = urllib.parse.urlsplit(place)
+    if url.scheme in ("http", "https"):
         return HttpSource(place)
-    folder = Path(urllib.parse.urlsplit(place).path if scheme == "file" else place)
+    folder = Path(urllib.parse.unquote(url.path) if url.scheme == "file" else place)
     if not folder.is_dir():
         raise UsageError(
             f"The repository {place!r} is no folder and no http address.",
@@ -82,20 +110,65 @@ def source_of(place: str) -> Source:
     return FolderSource(folder)
 
 
-def read_short(source: Source, path: str, most: int) -> bytes:
+def read_short(
+    source: Source, path: str, most: int, *, now: Callable[[], float] = time.monotonic
+) -> bytes:
     """A short file; of one that is longer than `most` only a little more than that.
 
     Raises:
         MissingError: there is none.
-        NetworkError: it cannot be read.
+        NetworkError: it cannot be read, or takes longer than `SHORT_S`.
     """
-    content = b""
+    content = bytearray()
     with source.open(path) as stream:
-        for chunk in stream.chunks:
+        for chunk in paced(stream.chunks, path, deadline_s=SHORT_S, now=now):
             content += chunk
             if len(content) > most:
                 break
-    return content
+    return bytes(content)
+
+
+def paced(
+    chunks: Iterator[bytes], what: str, *, deadline_s: float, now: Callable[[], float]
+) -> Iterator[bytes]:
+    """The same chunks, as long as they come fast enough.
+
+    Args:
+        chunks: of a stream.
+        what: they are of, for a person.
+        deadline_s: for all of them together, in seconds.
+        now: seconds.
+
+    Raises:
+        NetworkError: the time is up, or less than `SLOW_BYTES_PER_S` came for `SLOW_S`.
+    """
+    began = window = now()
+    have = in_window = 0
+    for chunk in chunks:
+        yield chunk
+        have += len(chunk)
+        in_window += len(chunk)
+        moment = now()
+        if moment - began > deadline_s:
+            raise _too_slow(what, have, f"its {deadline_s:.0f} s are up")
+        if moment - window >= SLOW_S:
+            rate = in_window / (moment - window)
+            if rate < SLOW_BYTES_PER_S:
+                raise _too_slow(what, have, f"{rate:.3g} bytes/s")
+            window, in_window = moment, 0
+
+
+def open_regular(path: Path) -> IO[bytes]:
+    """A file to read; never a pipe or a device, which might not answer.
+
+    Raises:
+        OSError: it is none, or cannot be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise IsADirectoryError(f"{path} is no regular file")
+    return os.fdopen(descriptor, "rb")
 
 
 class FolderSource:
@@ -107,71 +180,81 @@ class FolderSource:
     @contextlib.contextmanager
     def open(self, path: str, *, offset: int = 0, etag: str | None = None) -> Iterator[Stream]:
         """See `Source`; the etag is the file's time and size."""
-        try:
-            with (self._folder / path).open("rb") as stream:
-                state = (self._folder / path).stat()
+        place = self._folder / path
+        # Errors of whoever reads are not this folder's: only what is done here is translated.
+        with _folder_errors(place):
+            stream = open_regular(place)
+        with stream:
+            with _folder_errors(place):
+                state = os.fstat(stream.fileno())
                 own = f"{state.st_mtime_ns}-{state.st_size}"
                 begin = offset if offset <= state.st_size and etag in (None, own) else 0
                 stream.seek(begin)
-                chunks = iter(lambda: stream.read(CHUNK_BYTES), b"")
-                yield Stream(offset=begin, chunks=chunks, etag=own)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            raise MissingError(
-                f"The repository has no {path}.",
-                cause="It was not published there, or not copied whole.",
-                remedy="Copy the repository again.",
-            ) from error
-        except OSError as error:
-            raise NetworkError(
-                f"{self._folder / path} cannot be read: {error.strerror}.",
-                cause="The share or the stick is gone, or may not be read.",
-                remedy="Mount it again; it is tried again by itself.",
-            ) from error
+            yield Stream(offset=begin, chunks=_pieces(stream, place), etag=own)
+
+
+def _pieces(stream: IO[bytes], place: Path) -> Iterator[bytes]:
+    while True:
+        with _folder_errors(place):
+            chunk = stream.read(CHUNK_BYTES)
+        if not chunk:
+            return
+        yield chunk
+
+
+@contextlib.contextmanager
+def _folder_errors(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise MissingError(
+            f"The repository has no {place.name} in {place.parent}.",
+            cause="It was not published there, or not copied whole.",
+            remedy="Copy the repository again.",
+        ) from error
+    except OSError as error:
+        raise NetworkError(
+            f"{place} cannot be read: {error.strerror}.",
+            cause="The share or the stick is gone, or may not be read.",
+            remedy="Mount it again; it is tried again by itself.",
+        ) from error
 
 
 class HttpSource:
     """A static server. Redirects are followed to the same origin alone."""
 
-    def __init__(self, base: str) -> None:
-        import urllib3
-
+    def __init__(self, base: str, *, step_s: float = STEP_S) -> None:
+        """`base` is the repository's address; `step_s` is for tests."""
         self._base = base.rstrip("/") + "/"
-        self._origin = urllib.parse.urlsplit(self._base)[:2]
-        self._pool = urllib3.PoolManager(
-            timeout=urllib3.Timeout(connect=CONNECT_S, read=READ_S),
-            retries=False,
-            # What is compressed on the way could grow without bound.
-            headers={"Accept-Encoding": "identity", "User-Agent": "slipway-agent"},
-        )
+        self._watch = _Watch(step_s)
+        self._pool = _pool(self._base, self._watch)
 
     @contextlib.contextmanager
     def open(self, path: str, *, offset: int = 0, etag: str | None = None) -> Iterator[Stream]:
         """See `Source`."""
         headers = {}
-        # A `%` stays: python-tuf has quoted roles' names already, and no path of ours has one.
         if offset:
             headers["Range"] = f"bytes={offset}-"
-            if etag is not None:
+            if etag is not None and etag.startswith('"'):
+                # A weak etag is not allowed here, and would have the whole sent each time.
                 headers["If-Range"] = etag
-        with self._asked(self._base + urllib.parse.quote(path, safe="/%"), headers) as response:
-            yield Stream(
-                offset=_begins_at(response, offset),
-                chunks=_chunks(response, path),
-                etag=response.headers.get("ETag"),
-            )
+        url = urllib.parse.urljoin(self._base, urllib.parse.quote(path))
+        with self._watch, self._asked(url, headers) as response:
+            found = response.headers.get("ETag")
+            found = found if found and _ETAG.fullmatch(found) else None
+            begin = _begins_at(response, offset)
+            if begin and None not in (etag, found) and etag != found:
+                raise RangeError(
+                    f"{path} is another file on the server than the one that was begun.",
+                    cause="It was replaced there.",
+                    remedy="It is fetched again from the beginning.",
+                )
+            yield Stream(offset=begin, chunks=self._chunks(response, path), etag=found)
 
     @contextlib.contextmanager
     def _asked(self, url: str, headers: dict[str, str]) -> Iterator[Any]:
-        import urllib3
-
-        for _ in range(4):
-            try:
-                response = self._pool.request(
-                    "GET", url, headers={**self._pool.headers, **headers},
-                    preload_content=False, redirect=False,
-                )  # fmt: skip
-            except urllib3.exceptions.HTTPError as error:
-                raise _failed(url, f"{type(error).__name__}: {error}") from error
+        for _ in range(1 + REDIRECTS):
+            response = self._answer(url, headers)
             try:
                 there = response.get_redirect_location()
                 if not there:
@@ -179,36 +262,191 @@ class HttpSource:
                     yield response
                     return
             finally:
-                # Not returned to the pool: what is left of a body that was not wanted is not read.
+                # Given back to the pool if it was read to its end, closed otherwise: nobody waits
+                # for the rest of a body that is not wanted.
                 response.close()
             url = urllib.parse.urljoin(url, there)
-            if urllib.parse.urlsplit(url)[:2] != self._origin:
+            if _origin(url) != _origin(self._base):
                 raise NetworkError(
-                    f"The server sends {self._base} on to {url}, which is another origin.",
+                    f"The server sends {self._base} on to {url[:200]!r}, which is another origin.",
                     cause="A login page of a network, or a server that is not what it says.",
                     remedy="Name the repository's own address in the agent's configuration.",
                 )
         raise _failed(url, "it redirects in a circle")
 
+    def _answer(self, url: str, headers: dict[str, str]) -> Any:
+        import urllib3
+
+        try:
+            parts = urllib.parse.urlsplit(url)
+            with self._watch.step():
+                response = self._pool.request(
+                    "GET", parts._replace(scheme="", netloc="", fragment="").geturl(),
+                    headers={**self._pool.headers, **headers},
+                    preload_content=False, decode_content=False, redirect=False,
+                )  # fmt: skip
+                left = response.length_remaining
+                if response.status >= 300 and left is not None and left <= _SPARE_BYTES:
+                    response.read()
+        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            raise _failed(url, f"{type(error).__name__}: {error}") from error
+        return response
+
+    def _chunks(self, response: Any, path: str) -> Iterator[bytes]:
+        import urllib3
+
+        while True:
+            try:
+                with self._watch.step():
+                    chunk = response.read1(CHUNK_BYTES)
+            except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+                raise _failed(path, f"{type(error).__name__}: {error}") from error
+            if self._watch.has_cut:
+                raise _too_slow(path, 0, "nothing useful came any more")
+            if not chunk:
+                return
+            yield chunk
+
+
+class _Watch:
+    """Cuts the connection when one step takes too long, whatever is being waited for.
+
+    The time limits of a socket are for one read of it. An answer's head, a TLS handshake or a
+    trailer may take any number of reads, which happen in libraries.
+    """
+
+    def __init__(self, step_s: float) -> None:
+        self.has_cut = False
+        self._step_s = step_s
+        self._due = math.inf
+        self._line: socket.socket | None = None
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def over(self, line: socket.socket) -> socket.socket:
+        """Watch a connection from its first byte on."""
+        if self._line is not None:
+            self._line.close()
+        self._line = line.dup()  # TLS takes the first descriptor over
+        weakref.finalize(self, self._line.close)
+        return line
+
+    @contextlib.contextmanager
+    def step(self) -> Iterator[None]:
+        """What is waited for inside has so much time."""
+        self._due = time.monotonic() + self._step_s
+        try:
+            yield
+        finally:
+            self._due = math.inf
+
+    def __enter__(self) -> None:
+        self.has_cut = False
+        self._over.clear()
+        self._thread = threading.Thread(target=self._look, name="slipway-watch", daemon=True)
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _look(self) -> None:
+        while not self._over.wait(min(1.0, self._step_s / 4)):
+            if time.monotonic() >= self._due and self._line is not None:
+                self.has_cut = True
+                with contextlib.suppress(OSError):
+                    self._line.shutdown(socket.SHUT_RDWR)
+
+
+def _pool(base: str, watch: _Watch) -> Any:
+    """Connections to one origin that are watched; one may serve several requests."""
+    import urllib3
+
+    scheme, host, port = _origin(base)
+    if not host or port is None:
+        raise UsageError(
+            f"The repository's address {base!r} names no host, or no port that could be.",
+            cause="It is misspelt.",
+            remedy="Correct `repository` in the agent's configuration.",
+        )
+    return _pools()[scheme](
+        host,
+        port,
+        timeout=urllib3.Timeout(connect=CONNECT_S, read=READ_S),
+        retries=False,
+        # What is compressed on the way could grow without bound.
+        headers={"Accept-Encoding": "identity", "User-Agent": "slipway-agent"},
+        watch=watch,
+    )
+
+
+@functools.cache
+def _pools() -> dict[str, Any]:
+    """urllib3's pools, whose connections are watched from their first byte on."""
+    import urllib3
+    from urllib3.connection import HTTPConnection, HTTPSConnection
+
+    class Plain(HTTPConnection):
+        def __init__(self, *args: Any, watch: _Watch, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self._watch = watch
+
+        def _new_conn(self) -> socket.socket:
+            return self._watch.over(super()._new_conn())
+
+    class Secure(HTTPSConnection):
+        def __init__(self, *args: Any, watch: _Watch, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self._watch = watch
+
+        def _new_conn(self) -> socket.socket:
+            return self._watch.over(super()._new_conn())
+
+    class PlainPool(urllib3.HTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class SecurePool(urllib3.HTTPSConnectionPool):
+        ConnectionCls = Secure
+
+    return {"http": PlainPool, "https": SecurePool}
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    """Scheme, host and port, as browsers compare them; of nonsense, one that equals no other."""
+    parts = urllib.parse.urlsplit(url)
+    try:
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError:
+        port = None
+    return parts.scheme, parts.hostname, port
+
 
 def _begins_at(response: Any, offset: int) -> int:
-    """Where the body begins; an answer that says nothing sensible is taken from the start."""
+    """Where the body begins: 0 where the server ignores what was asked."""
     if response.status != 206:
         return 0
     said = str(response.headers.get("Content-Range", ""))
-    begin = said.removeprefix("bytes ").partition("-")[0]
-    if not begin.isdigit() or int(begin) != offset:
-        raise NetworkError(
-            f"The server sent {said!r} for the bytes from {offset} on.",
+    found = _RANGE.match(said)
+    if found is None or int(found[1]) != offset:
+        raise RangeError(
+            f"The server sent {said[:80]!r} for the bytes from {offset} on.",
             cause="A proxy or the server mixes up ranges.",
-            remedy="It is tried again from the beginning.",
+            remedy="It is fetched again from the beginning.",
         )
     return offset
 
 
 def _refuse(url: str, response: Any) -> None:
     status = response.status
+    encoding = str(response.headers.get("Content-Encoding", "identity")).strip().lower()
     if status in (200, 206):
+        if encoding not in ("", "identity"):
+            raise NetworkError(
+                f"The server sent {url} as {encoding[:40]!r}, which was not asked for.",
+                cause="It compresses what it serves, or a proxy on the way does.",
+                remedy="Switch compression off for the repository; it is tried again by itself.",
+            )
         return
     if status in (404, 403, 410):
         raise MissingError(
@@ -217,31 +455,41 @@ def _refuse(url: str, response: Any) -> None:
             remedy="Publish it, or correct `repository` in the agent's configuration.",
         )
     if status in (429, 503):
-        after = str(response.headers.get("Retry-After", ""))
-        seconds = float(after) if after.isdigit() else None
-        raise BusyError(f"The server is busy ({status}) and gave no {url}.", seconds)
+        raise BusyError(f"The server is busy ({status}) and gave no {url}.", _after_s(response))
     if status == 416:
-        raise NetworkError(
+        raise RangeError(
             f"The server has less of {url} than there is here already (416).",
             cause="The file was changed there.",
-            remedy="It is tried again from the beginning.",
+            remedy="It is fetched again from the beginning.",
         )
     raise _failed(url, f"it answered {status}")
 
 
-def _chunks(response: Any, path: str) -> Iterator[bytes]:
-    import urllib3
-
+def _after_s(response: Any) -> float | None:
+    """`Retry-After`: seconds, or a date by the server's own clock."""
+    said = str(response.headers.get("Retry-After", "")).strip()
+    if _NUMBER.fullmatch(said):
+        return float(said)
     try:
-        while chunk := response.read1(CHUNK_BYTES):
-            yield chunk
-    except (urllib3.exceptions.HTTPError, OSError) as error:
-        raise _failed(path, f"{type(error).__name__}: {error}") from error
+        until = email.utils.parsedate_to_datetime(said)
+        here = email.utils.parsedate_to_datetime(str(response.headers.get("Date", "")))
+        return max(0.0, (until - here) / dt.timedelta(seconds=1))
+    except (ValueError, TypeError, OverflowError):
+        return None
 
 
 def _failed(url: str, why: str) -> NetworkError:
     return NetworkError(
         f"{url} cannot be fetched: {why[:300]}.",
         cause="The network or the server is down.",
+        remedy="It is tried again by itself, and goes on where it was.",
+    )
+
+
+def _too_slow(what: str, have: int, why: str) -> NetworkError:
+    came = f"{have} bytes came, " if have else ""
+    return NetworkError(
+        f"{what} is too slow: {came}{why}.",
+        cause="The line or the server is overloaded, or the server holds devices up.",
         remedy="It is tried again by itself, and goes on where it was.",
     )

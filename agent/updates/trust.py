@@ -15,23 +15,29 @@ import contextlib
 import dataclasses
 import datetime as dt
 import hashlib
+import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from agent.errors import NetworkError, SlipwayError, UsageError, VerificationError
-from agent.files import make_folders, point_link, storage_errors, write_atomic
-from agent.updates.source import MissingError, Source, read_short
+from agent.errors import UsageError, VerificationError
+from agent.files import make_folders, point_link, remove_tree, storage_errors, write_atomic
+from agent.updates.client import METADATA, Client, tuf_errors
+from agent.updates.freshness import (
+    EXTENSION,
+    TIME_FORM,
+    TIMESTAMP,
+    Freshness,
+    freshness_of,
+    signed_time,
+)
+from agent.updates.source import Source, read_short
 
-if TYPE_CHECKING:
-    from tuf.ngclient import Updater
-
-METADATA, TARGETS, ROOT = "metadata", "targets", "root.json"
-EXTENSION = "x-slipway"
-"""The field of signed metadata that is ours: who signs assignments, what is revoked."""
+TARGETS, ROOT = "targets", "root.json"
 MANIFEST_BYTES = 4 << 20
 """No release's manifest is longer."""
+MOST_COUNTER = 2**53 - 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,11 +66,13 @@ class Revoked:
 class View:
     """A repository as it was trusted at one moment."""
 
-    def __init__(self, updater: Updater, source: Source, keep: Callable[[], None]) -> None:
-        self._updater = updater
+    def __init__(
+        self, client: Client, source: Source, keep: Callable[[], None], now: dt.datetime
+    ) -> None:
+        self._client = client
         self._source = source
-        self._trusted: Any = updater._trusted_set  # noqa: SLF001  it has no other door
         self._keep = keep
+        self._now = now
 
     def assignment_keys(self, *, offline: bool) -> Keys:
         """Who may say what this device is to run.
@@ -73,13 +81,23 @@ class View:
             VerificationError: root does not say.
         """
         role = "assignment_offline" if offline else "assignment"
-        told = self._trusted.root.unrecognized_fields.get(EXTENSION, {}).get(role)
+        root = self._client.signed("root")
         with _malformed("root's x-slipway"):
-            found = tuple(self._trusted.root.keys[keyid] for keyid in told["keyids"])
-            threshold = int(told["threshold"])
-            if not 0 < threshold <= len({key.keyid for key in found}):
+            told = root.unrecognized_fields[EXTENSION][role]
+            found = {keyid: root.keys[keyid] for keyid in told["keyids"]}
+            threshold = _count(told["threshold"])
+            if not 0 < threshold <= len(found):
                 raise ValueError(f"threshold {threshold} of {len(found)} keys")
-            return Keys(keys=found, threshold=threshold)
+            return Keys(keys=tuple(found.values()), threshold=threshold)
+
+    def signed_at(self) -> tuple[dt.datetime, tuple[str, ...]] | None:
+        """When the timestamp was signed, and the names of the keys that may sign it.
+
+        None where it does not say.
+        """
+        moment = signed_time(self._client.signed("timestamp").unrecognized_fields)
+        keyids = self._client.signed("root").roles["timestamp"].keyids
+        return None if moment is None else (moment, tuple(keyids))
 
     def manifest(self, path: str, sha256: str) -> bytes:
         """A release's manifest, signed by its model's key.
@@ -109,7 +127,7 @@ class View:
             )
         folder, _, name = path.rpartition("/")
         content = read_short(self._source, f"{TARGETS}/{folder}/{sha256}.{name}", info.length)
-        with _tuf_errors():
+        with tuf_errors():
             info.verify_length_and_hashes(content)
         return content
 
@@ -118,23 +136,25 @@ class View:
 
         Raises:
             VerificationError: it is not told in the form that is agreed on.
+            NetworkError: it cannot be fetched.
         """
         role = f"model-{model}"
         # Looking a path up is what makes python-tuf fetch the metadata of its role.
         self._found(f"models/{model}/any/manifest.json")
-        if role not in self._trusted._trusted_set:  # noqa: SLF001  it has no other door
+        signed = self._client.signed(role)
+        if signed is None:
             return Revoked()
-        told = self._trusted[role].unrecognized_fields.get(EXTENSION, {})
         with _malformed(f"the x-slipway of {role}"):
+            told = signed.unrecognized_fields.get(EXTENSION, {})
             return Revoked(
-                below=int(told.get("revoked_below", 0)),
-                releases=tuple(int(counter) for counter in told.get("revoked", ())),
+                below=_count(told.get("revoked_below", 0)),
+                releases=tuple(_count(counter) for counter in told.get("revoked", ())),
             )
 
     def _found(self, path: str) -> Any:
         """What is signed of a path; the metadata that this took is kept, and not fetched again."""
-        with _tuf_errors():
-            info = self._updater.get_targetinfo(path)
+        info = self._client.find(path)
+        self._client.check_expiry(self._now)
         self._keep()
         return info
 
@@ -155,81 +175,103 @@ class Trust:
             now: not before any time that was signed and trusted earlier.
 
         Raises:
-            VerificationError: the repository is not to be trusted: which role, and why.
+            VerificationError: the repository is not to be trusted: which role, and why, and how
+                old is what was trusted before.
             NetworkError: it cannot be read.
             StorageError: the disk is full, or cannot be written.
         """
         scratch = self._copied("scratch")
-        updater = self._updater(scratch, source, now)
         try:
-            with _tuf_errors():
-                updater.refresh()
-        finally:
-            self._keep(scratch)
-        return View(updater, source, lambda: self._keep(scratch))
+            view = self._look(scratch, source, now, now, lambda: self._keep(scratch))
+        except VerificationError as error:
+            raise VerificationError(
+                f"{error.what}{self._told_age()}", cause=error.cause, remedy=error.remedy
+            ) from error
+        return view
 
     def look_into(self, source: Source, issued: dt.datetime, now: dt.datetime) -> View:
-        """Look at a package without a network: what is trusted stays as it is.
+        """Look at a package, without a network.
 
         The expiry of timestamp and snapshot is judged at the time when the assignment was issued,
-        all other roles at the device's own; no version may be below what is trusted.
+        all other roles at the device's own; no version may be below what is trusted. What it
+        brings is kept, so that a key that was replaced stays replaced, but for its timestamp: a
+        time that was judged at its issue says nothing of what the repository shows now.
 
         Raises:
             VerificationError: the package is not to be trusted.
             NetworkError: a file of it is missing.
+            StorageError: the disk is full, or cannot be written.
         """
-        updater = self._updater(self._copied("package"), source, issued)
-        with _tuf_errors():
-            updater.refresh()
-        trusted: Any = updater._trusted_set  # noqa: SLF001
-        for role in ("root", "targets"):
-            _check_expiry(role, trusted[role], now)
-        return View(updater, source, lambda: None)
+        package = self._copied("package")
+        return self._look(package, source, issued, now, lambda: self._keep(package, package=True))
 
-    def _updater(self, scratch: Path, source: Source, now: dt.datetime) -> Updater:
-        from tuf.ngclient import Updater, UpdaterConfig
+    def freshness(self) -> Freshness | None:
+        """Of the timestamp that is trusted; None before there is one."""
+        return freshness_of(self._folder)
 
-        with _tuf_errors():
-            updater = Updater(
-                metadata_dir=str(scratch),
-                metadata_base_url=METADATA,
-                fetcher=_fetcher(source),
-                config=UpdaterConfig(),
-                bootstrap=self._root,
-            )
-        updater._trusted_set.reference_time = now  # noqa: SLF001  a device's clock may be wrong
-        return updater
+    def keyids(self) -> frozenset[str]:
+        """The names of all keys that the newest root trusts."""
+        roots = self._folder / "current" / "root_history"
+        try:
+            versions = [int(path.name.partition(".")[0]) for path in roots.glob("*.root.json")]
+            newest = roots / f"{max(versions, default=0)}.root.json"
+            content = newest.read_bytes() if versions else self._root
+            return frozenset(json.loads(content)["signed"]["keys"])
+        except (OSError, ValueError, LookupError, TypeError):
+            return frozenset()
+
+    def _look(
+        self,
+        scratch: Path,
+        source: Source,
+        judged: dt.datetime,
+        now: dt.datetime,
+        keep: Callable[[], None],
+    ) -> View:
+        client = Client(scratch, source, self._root, judged)
+        try:
+            client.refresh()
+            client.check_expiry(now)
+        finally:
+            keep()
+        return View(client, source, keep, now)
 
     def _copied(self, name: str) -> Path:
         """A copy of what is trusted, for python-tuf to work on; it is there until the next one."""
         scratch = self._folder / name
         with storage_errors(self._folder):
             make_folders(self._folder)
+            # It need not survive anything, so it is not written by `agent.disk`.
             shutil.rmtree(scratch, ignore_errors=True)
-            current = self._folder / "current"
-            if current.is_dir():
-                shutil.copytree(current, scratch, symlinks=True)
-            else:
-                scratch.mkdir()
+            scratch.mkdir(mode=0o700)
+            for path, content in _content(self._folder / "current").items():
+                (scratch / path).parent.mkdir(exist_ok=True)
+                (scratch / path).write_bytes(content)
         return scratch
 
-    def _keep(self, scratch: Path) -> None:
+    def _keep(self, scratch: Path, *, package: bool = False) -> None:
         """Make the copy the trusted one, if anything in it is new."""
         new, old = _content(scratch), _content(self._folder / "current")
+        if package:
+            new.pop(TIMESTAMP, None)
+            new.update({name: old[name] for name in (TIMESTAMP,) if name in old})
         if new == old:
             return
         with storage_errors(self._folder):
-            number = 1 + max(
-                (int(path.name) for path in self._folder.iterdir() if path.name.isdigit()),
-                default=0,
-            )
-            place = self._folder / str(number)
+            numbers = [int(path.name) for path in self._folder.iterdir() if path.name.isdecimal()]
+            place = self._folder / str(1 + max(numbers, default=0))
             for name, content in new.items():
                 write_atomic(place / name, content)
             point_link(self._folder / "current", place.name)
-            for path in self._folder.iterdir():
-                if path.name.isdigit() and path != place:
-                    shutil.rmtree(path, ignore_errors=True)
+            for number in numbers:
+                remove_tree(self._folder / str(number))
+
+    def _told_age(self) -> str:
+        found = self.freshness()
+        if found is None or found.signed is None:
+            return ""
+        # The time and not the age: the same line at each poll is told once.
+        return f" What is trusted here was signed at {found.signed:{TIME_FORM}}."
 
 
 def begin_trust(state: Path, root: Path) -> dict[str, Any]:
@@ -259,8 +301,10 @@ def begin_trust(state: Path, root: Path) -> dict[str, Any]:
         ) from error
     try:
         found: Metadata[Root] = Metadata[Root].from_bytes(content)
-        found.verify_delegate(Root.type, found)
-    except (RepositoryError, ValueError, AttributeError) as error:
+        if found.signed.type != Root.type:
+            raise ValueError(f"it is {found.signed.type} metadata")
+        found.signed.verify_delegate(Root.type, found.signed_bytes, found.signatures)
+    except (RepositoryError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise VerificationError(
             f"{root} is no root metadata to trust: {error}.",
             cause="It is another file, or was changed.",
@@ -289,82 +333,17 @@ def _content(folder: Path) -> dict[str, bytes]:
     }
 
 
-def _fetcher(source: Source) -> Any:
-    from tuf.api.exceptions import DownloadError, DownloadHTTPError
-    from tuf.ngclient import FetcherInterface
-
-    class Fetcher(FetcherInterface):
-        """python-tuf's view of a source."""
-
-        def _fetch(self, url: str) -> Iterator[bytes]:
-            try:
-                with source.open(url) as stream:
-                    yield from stream.chunks
-            except MissingError as error:
-                raise DownloadHTTPError(error.what, 404) from error
-            except NetworkError as error:
-                raise DownloadError(error.what) from error
-
-    return Fetcher()
-
-
-@contextlib.contextmanager
-def _tuf_errors() -> Iterator[None]:
-    """What python-tuf raises, as what a person can act on."""
-    from tuf.api import exceptions as tuf
-
-    try:
-        yield
-    except tuf.RepositoryError as error:
-        cause, remedy = _WHY.get(type(error).__name__, _OTHERWISE)
-        raise VerificationError(
-            f"The repository is not to be trusted: {error}.", cause=cause, remedy=remedy
-        ) from error
-    except tuf.DownloadLengthMismatchError as error:
-        raise VerificationError(
-            f"The repository is not to be trusted: {error}.",
-            cause="The server sends more than was signed.",
-            remedy="Nothing was changed. Ask whoever runs the server.",
-        ) from error
-    except tuf.DownloadError as error:
-        if isinstance(error.__cause__, SlipwayError):
-            raise error.__cause__ from error
-        raise NetworkError(
-            f"The repository cannot be read: {error}.",
-            cause="The network or the server is down, or the repository is not there.",
-            remedy="It is tried again by itself.",
-        ) from error
-
-
-_WHY: Mapping[str, tuple[str, str]] = {
-    "ExpiredMetadataError": (
-        "Nobody signed it anew, or the server holds the newer one back, or the clock is ahead.",
-        "What runs goes on running. On the server: sdk repo refresh; on the device: set the clock.",
-    ),
-    "BadVersionNumberError": (
-        "The server shows an older state than this device has seen.",
-        "What runs goes on running. Ask whoever runs the server.",
-    ),
-    "UnsignedMetadataError": (
-        "Too few of the keys that are trusted for it have signed it.",
-        "What runs goes on running. Publish with the right keys, or rotate them: sdk keys rotate",
-    ),
-    "LengthOrHashMismatchError": (
-        "The server mixes files of different states, or changed one.",
-        "What runs goes on running. Publish the repository again as a whole.",
-    ),
-}
-_OTHERWISE = (
-    "A file is malformed, or belongs to another repository.",
-    "What runs goes on running. Publish the repository again as a whole.",
-)
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value <= MOST_COUNTER:
+        raise ValueError(f"{str(value)[:40]} is no count")
+    return value
 
 
 @contextlib.contextmanager
 def _malformed(what: str) -> Iterator[None]:
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise VerificationError(
             f"In {what}, something is missing or malformed: {error!r}.",
             cause="The repository was made by something else, or by a newer Slipway.",
@@ -372,10 +351,14 @@ def _malformed(what: str) -> Iterator[None]:
         ) from error
 
 
-def _check_expiry(role: str, signed: Any, now: dt.datetime) -> None:
-    if signed.is_expired(now):
-        raise VerificationError(
-            f"The {role} metadata of the package expired on {signed.expires:%Y-%m-%d}.",
-            cause="The package is old, or this device's clock is ahead.",
-            remedy="Export the release anew: sdk publish --export FILE",
-        )
+__all__ = [
+    "EXTENSION",
+    "METADATA",
+    "ROOT",
+    "TARGETS",
+    "Keys",
+    "Revoked",
+    "Trust",
+    "View",
+    "begin_trust",
+]

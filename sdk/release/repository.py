@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import datetime as dt
 from collections.abc import Iterator
 from typing import Any
 
 from agent.errors import StorageError, UsageError, VerificationError
+from agent.updates.freshness import SIGNED, TIME_FORM
 from agent.updates.trust import Revoked
 from sdk.release.keystore import KeyStore
 from sdk.release.roles import (
@@ -27,6 +29,7 @@ from sdk.release.roles import (
     delegation,
     delegator,
     expiry,
+    extension,
     facts,
     is_old,
     lacking_keys,
@@ -135,6 +138,9 @@ class Repository:
                 version=snapshot.version, **facts(contents["snapshot"])
             )
         if "timestamp" in self._new:
+            # TUF says only when it expires; devices tell from this how old it is.
+            now = dt.datetime.now(tz=dt.timezone.utc)
+            extension(self._new["timestamp"].signed)[SIGNED] = now.strftime(TIME_FORM)
             contents["timestamp"] = self._signed("timestamp")
         self._check_whole()
         # A model before the targets that delegate to it.
