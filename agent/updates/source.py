@@ -238,7 +238,8 @@ class HttpSource:
             if etag is not None and etag.startswith('"'):
                 # A weak etag is not allowed here, and would have the whole sent each time.
                 headers["If-Range"] = etag
-        url = urllib.parse.urljoin(self._base, urllib.parse.quote(path))
+        # No path of ours holds a `%`; who drives this with other names quotes them before.
+        url = urllib.parse.urljoin(self._base, urllib.parse.quote(path, safe="/%"))
         with self._watch, self._asked(url, headers) as response:
             found = response.headers.get("ETag")
             found = found if found and _ETAG.fullmatch(found) else None

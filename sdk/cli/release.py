@@ -159,12 +159,15 @@ def refresh(repo: Repo = "repo", keys: Keys = Path("keys"), json: Json = False) 
 def warn_of(due: list[Due]) -> None:
     """Say what will expire, and whose keys are needed."""
     for one in due:
-        err_console().print(
-            f"warning: the {one.role} metadata expires at {one.expires}; bring "
-            f"{', '.join(one.keys) or 'its keys'} and run sdk repo refresh",
-            markup=False,
-            soft_wrap=True,
+        warn(
+            f"the {one.role} metadata expires at {one.expires}; bring "
+            f"{', '.join(one.keys) or 'its keys'} and run sdk repo refresh"
         )
+
+
+def warn(line: str) -> None:
+    """Say what may go wrong later."""
+    err_console().print(f"warning: {line}", markup=False, soft_wrap=True)
 
 
 class _Order:
@@ -220,6 +223,7 @@ class _Order:
         assignment = do_assign(
             repository,
             assignment_for(found, device_id=self._device, group=self._group, gates=self._gates),
+            warn,
         )
         if self.export is not None:
             export(repository, assignment, self.export, self._profiles, tell)

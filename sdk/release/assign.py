@@ -14,7 +14,7 @@ from agent.codec import canonical, encode
 from agent.errors import UsageError
 from agent.manifest import Gate
 from agent.updates.assignment import ASSIGNMENT_TYPE, Assignment
-from sdk.release.publish import Published
+from sdk.release.publish import Published, Tell
 from sdk.release.repository import Repository
 
 VALID_DAYS = 365.0
@@ -117,8 +117,15 @@ def signed(repository: Repository, assignment: Assignment) -> bytes:
     return json.dumps(envelope.to_dict(), separators=(",", ":"), sort_keys=True).encode()
 
 
-def assign(repository: Repository, assignment: Assignment) -> Assignment:
+def assign(
+    repository: Repository, assignment: Assignment, warn: Tell = lambda _: None
+) -> Assignment:
     """Put an assignment where devices look for it, numbered after the one that was there.
+
+    Args:
+        repository: gets it.
+        assignment: for a device or a group.
+        warn: is told if it takes the place of another model's.
 
     Returns:
         The assignment as it was signed.
@@ -129,8 +136,13 @@ def assign(repository: Repository, assignment: Assignment) -> Assignment:
     """
     with repository.locked():
         place = place_of(assignment)
-        before = _number(repository.store.read(place))
-        seq = max(assignment.assignment_seq, before + 1)  # this machine's clock may be behind
+        number, model = _before(repository.store.read(place))
+        if model not in (None, assignment.model):
+            warn(
+                f"this takes the place of the assignment of {model} at {place}: a device that has "
+                "not seen that one never will"
+            )
+        seq = max(assignment.assignment_seq, number + 1)  # this machine's clock may be behind
         found = dataclasses.replace(assignment, assignment_seq=seq)
         repository.store.write(place, signed(repository, found))
     return found
@@ -143,10 +155,10 @@ def place_of(assignment: Assignment) -> str:
     return f"assignments/group-{assignment.group}.json"
 
 
-def _number(content: bytes | None) -> int:
-    """The number of an envelope's assignment; 0 where there is none that can be read."""
+def _before(content: bytes | None) -> tuple[int, str | None]:
+    """(number, model) of an envelope's assignment; (0, None) where there is none to be read."""
     try:
         payload = json.loads(base64.b64decode(json.loads(content or b"")["payload"]))
-        return int(payload["assignment_seq"])
+        return int(payload["assignment_seq"]), str(payload["model"])
     except (ValueError, KeyError, TypeError):
-        return 0
+        return 0, None

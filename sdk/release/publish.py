@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import SlipwayError, UsageError, VerificationError
-from agent.manifest import File, Manifest, VariantEntry, parse, serialise
+from agent.manifest import Delta, File, Manifest, VariantEntry, parse, serialise
 from agent.updates.fetch import blob_path
 from agent.updates.trust import MANIFEST_BYTES, TARGETS
 from sdk.release.build import Build, Source, check_files, check_release, check_verdicts, read_build
-from sdk.release.deltas import Made, smallest
+from sdk.release.deltas import smallest
 from sdk.release.repository import Repository
 
 MOST_BASES = 2
@@ -80,8 +80,8 @@ def publish(
         tell(f"checking the files of {folder}")
         uploaded = sum(_upload(repository, one, tell) for one in check_files(build))
         counter = 1 + max((_counter(info) for info in targets.values()), default=0)
-        variants, deltas = _with_deltas(repository, build, targets, tell)
-        uploaded += sum(_upload_delta(repository, one) for one in deltas)
+        variants, made = _with_deltas(repository, build, targets, tell)
+        uploaded += sum(made.values())
         final = dataclasses.replace(
             build.manifest, release=release, release_counter=counter, variants=variants
         )
@@ -97,7 +97,7 @@ def publish(
         path=path,
         manifest_sha256=sha256,
         uploaded_bytes=uploaded,
-        deltas=len(deltas),
+        deltas=len(made),
     )
 
 
@@ -158,27 +158,30 @@ def _upload(repository: Repository, source: Source, tell: Tell) -> int:
     return source.length
 
 
-def _upload_delta(repository: Repository, made: Made) -> int:
-    place = blob_path(made.delta.sha256)
-    if repository.store.has(place, made.delta.length):
-        return 0
-    repository.store.write(place, made.content)
-    return made.delta.length
-
-
 def _with_deltas(
     repository: Repository, build: Build, targets: dict[str, Any], tell: Tell
-) -> tuple[tuple[VariantEntry, ...], list[Made]]:
-    """The variants with deltas from the files of the newest releases, those that are worth it."""
+) -> tuple[tuple[VariantEntry, ...], dict[str, int]]:
+    """The variants with deltas from the files of the newest releases, those that are worth it.
+
+    And sha256 -> bytes uploaded of each: one at a time, since they may be large.
+    """
     newest = sorted(targets, key=lambda path: -_counter(targets[path]))[:MOST_BASES]
     bases = [manifest_of(repository, build.manifest.model, path) for path in newest]
-    made: dict[tuple[str, str], Made | None] = {}
+    found: dict[tuple[str, str], Delta | None] = {}
+    uploaded: dict[str, int] = {}
 
-    def made_of(old: File, new: File, source: Path) -> Made | None:
+    def delta_of(old: File, new: File, source: Path) -> Delta | None:
         key = old.sha256, new.sha256
-        if key not in made:
-            made[key] = smallest(repository.store, old, new, source, tell)
-        return made[key]
+        if key not in found:
+            made = smallest(repository.store, old, new, source, tell)
+            found[key] = made.delta if made is not None else None
+            if made is not None:
+                place = blob_path(made.delta.sha256)
+                is_there = repository.store.has(place, made.delta.length)
+                uploaded[made.delta.sha256] = 0 if is_there else made.delta.length
+                if not is_there:
+                    repository.store.write(place, made.content)
+        return found[key]
 
     variants = []
     for variant in build.manifest.variants:
@@ -187,11 +190,11 @@ def _with_deltas(
             source = build.file(variant, file.path).path
             olds = {old.sha256: old for base in bases for old in _same(base, variant, file.path)}
             olds.pop(file.sha256, None)
-            found = [made_of(old, file, source) for old in olds.values()]
-            deltas = tuple(one.delta for one in found if one is not None)
-            files.append(dataclasses.replace(file, deltas=deltas))
+            deltas = [delta_of(old, file, source) for old in olds.values()]
+            own = tuple(one for one in deltas if one is not None)
+            files.append(dataclasses.replace(file, deltas=own))
         variants.append(dataclasses.replace(variant, files=tuple(files)))
-    return tuple(variants), [one for one in made.values() if one is not None]
+    return tuple(variants), uploaded
 
 
 def _same(base: Manifest, variant: VariantEntry, path: str) -> list[File]:

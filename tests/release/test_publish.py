@@ -298,6 +298,17 @@ def test_an_assignment_is_numbered_after_the_one_before(fleet: Fleet) -> None:
     assert later.assignment_seq == (1 << 52) + 1
 
 
+def test_who_takes_the_place_of_another_models_assignment_is_warned(fleet: Fleet) -> None:
+    ceremony.add_model(fleet.repository(), "other")
+    warned: list[str] = []
+    for model, release in ((MODEL, "1.0.0"), (MODEL, "1.1.0"), ("other", "1.0.0")):
+        build = fleet.build(f"{model}-{release}", model=model)
+        made = fleet.publish(release, build)
+        assign(fleet.repository(), assignment_for(made, group=GROUP), warned.append)
+    (line,) = warned
+    assert f"the assignment of {MODEL}" in line
+
+
 BAD_ORDERS: dict[str, Mapping[str, Any]] = {
     "nobody": {},
     "both": {"group": GROUP, "device_id": "0" * 32},
