@@ -100,8 +100,8 @@ def lacking_keys(what: str, threshold: int, here: list[str], own: list[str]) -> 
     return UsageError(
         f"{what} takes {threshold} of the keys {', '.join(own) or '(none is known here)'}; here "
         f"are {', '.join(here) or 'none'}.",
-        cause="A key's file is kept elsewhere, as an offline key should be, or --keys names "
-        "another folder.",
+        cause="A key's file is kept elsewhere, as an offline key should be; or --keys names "
+        "another folder, or one whose keys.json is older than a rotation.",
         remedy=f"Bring {' or '.join(f'{name}.pem' for name in absent) or 'them'} into the keys "
         "folder for this command; sdk keys status shows what is here.",
     )

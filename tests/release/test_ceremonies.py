@@ -21,7 +21,7 @@ from sdk.release.assign import assignment_for, signed
 from sdk.release.keystore import KeyStore
 from sdk.release.publish import find
 from sdk.release.repository import Repository
-from sdk.release.roles import DAYS
+from sdk.release.roles import DAYS, is_old
 from sdk.release.store import FolderStore
 from tests.release.reading import Reader, missing
 from tests.updates.fleet import GROUP, MODEL, PASSPHRASE, Fleet, utc
@@ -437,27 +437,26 @@ def test_a_revocation_is_kept_and_grows_alone(fleet: Fleet) -> None:
     assert [told.covers(counter) for counter in (1, 4, 5, 6)] == [True, True, False, False]
 
 
+def test_what_is_old_follows_from_the_terms() -> None:
+    cases = {"root": 121, "targets": 59, "model-net": 29, "snapshot": 2, "timestamp": 0.3}
+    for name, days in cases.items():
+        assert is_old(name, utc(days)) == (name != "root"), name
+        assert not is_old(name, utc(DAYS.get(name, DAYS["model"])))
+
+
 def test_a_refresh_renews_what_expires_soon_if_its_keys_are_here(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Repository.role
-
-    def aged(self: Repository, name: str) -> Any:
-        found = real(self, name)
-        if name in ("targets", f"model-{MODEL}") and name not in self._new:
-            found.signed.expires = utc(20)
-        return found
-
+    old = ("root", "targets", f"model-{MODEL}")
+    monkeypatch.setattr("sdk.release.repository.is_old", lambda name, _: name in old)
     take_away(fleet, "targets-1")
     before = {state.role: state.version for state in ceremony.roles(fleet.repository())}
-    monkeypatch.setattr(Repository, "role", aged)
     written, due = fleet.repository().refresh()
-    monkeypatch.undo()
     assert [one.role for one in due] == ["targets"]
     assert due[0].keys == ("targets-1", "targets-2")
     after = {state.role: state.version for state in ceremony.roles(fleet.repository())}
     grown = {role for role, version in after.items() if version != before[role]}
-    assert grown == {f"model-{MODEL}", "snapshot", "timestamp"}
+    assert grown == {"root", f"model-{MODEL}", "snapshot", "timestamp"}
     assert written[-1] == "metadata/timestamp.json"
     assert Reader(fleet.folder / "client", fleet.repo).manifest(MODEL, "1.0.0") is not None
 
