@@ -73,6 +73,13 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     return _parser().parse_args(told, argparse.Namespace(argv=command))
 
 
+def commands() -> dict[str, str]:
+    """Every command with its help, for the documentation."""
+    actions = _parser()._actions  # noqa: SLF001  argparse has no other door
+    chosen = next(a for a in actions if isinstance(a, argparse._SubParsersAction))  # noqa: SLF001
+    return {name: parser.format_help() for name, parser in chosen.choices.items()}
+
+
 def _say(error: SlipwayError, *, debug: bool) -> int:
     if debug:
         traceback.print_exc()

@@ -40,6 +40,7 @@ class Trial:
     """How a release proves itself after it was activated."""
 
     seconds: float = 3600.0
+    """At most so long; an assignment may ask for less."""
     confirm: Confirm = "health"
     """`health`: it is taken back unless the application says that it is well. `deadline`: it is
     kept unless somebody says that it is not."""
@@ -79,18 +80,25 @@ class Config:
     """One agent's configuration."""
 
     state: Path
+    """The state folder."""
     repository: str | None = None
-    """None: only packages are installed."""
+    """A folder, or an http address. None: only packages are installed."""
     root: Path | None = None
-    """None: `root.json` in the state folder."""
+    """Where the root lies that this device begins with. None: `root.json` in the state folder."""
     group: str | None = None
+    """Whose assignments this device takes beside its own."""
     poll_s: float = 60.0
+    """Seconds between two looks at the repository."""
     reserve_mib: int = 256
     """Disk space that no update takes."""
     trial: Trial = dataclasses.field(default_factory=Trial)
+    """How a release proves itself after it was activated."""
     preflight: Preflight = dataclasses.field(default_factory=Preflight)
+    """What a release may cost before it runs."""
     idle: Idle = dataclasses.field(default_factory=Idle)
+    """When the device is at rest."""
     ladder: Ladder = dataclasses.field(default_factory=Ladder)
+    """When it takes a lighter variant."""
     root_folder: Path = Path("/")
     """Where the machine's own files begin: elsewhere for an agent in a container."""
 
@@ -131,7 +139,14 @@ def read_config(path: Path | None, state: Path | None) -> Config:
     return _anchored(found, place.absolute().parent)
 
 
-_TABLES = {"trial": Trial, "preflight": Preflight, "idle": Idle, "ladder": Ladder}
+TABLES: Mapping[str, type] = {
+    "trial": Trial,
+    "preflight": Preflight,
+    "idle": Idle,
+    "ladder": Ladder,
+}
+"""The tables of `agent.toml`."""
+
 _LEAST: Mapping[str, float] = {
     "poll_s": 1.0,
     "reserve_mib": 0,
@@ -187,7 +202,7 @@ def _loads(text: str) -> dict[str, Any]:
 def _check_known(told: Mapping[str, Any], place: Path) -> None:
     known: dict[str, Any] = {field.name: None for field in dataclasses.fields(Config)}
     known |= {
-        name: {field.name for field in dataclasses.fields(kind)} for name, kind in _TABLES.items()
+        name: {field.name for field in dataclasses.fields(kind)} for name, kind in TABLES.items()
     }
     names = [name for name in told if name not in known]
     for table, entries in told.items():

@@ -140,7 +140,7 @@ def unlink(path: Path) -> None:
     if not path.is_symlink() and not path.exists():
         return
     with told(Operation(kind="unlink", path=path)):
-        path.unlink()
+        path.unlink(missing_ok=True)
 
 
 def mkdir(path: Path, mode: int = 0o755) -> bool:

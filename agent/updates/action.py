@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from agent import disk
 from agent.codec import encode, pretty
 from agent.errors import NetworkError, SlipwayError, VerificationError
 from agent.files import remove_tree, storage_error, write_atomic
@@ -22,7 +21,7 @@ from agent.updates.assignment import SignedAssignment, moment
 from agent.updates.home import Home
 from agent.updates.journal import Action, Kind, Order
 from agent.updates.ladder import Offer, offer
-from agent.updates.obtain import Tell, all_of, needed
+from agent.updates.obtain import Tell, all_of
 from agent.updates.outcome import PROOF, enter_trial, fail, slot_name
 from agent.updates.proof import Proof
 from agent.updates.proving import (
@@ -159,11 +158,6 @@ def _downloading(home: Home, action: Action, means: Means) -> Action:
     def told(line: str) -> None:
         means.tell(f"{action.model}: {line}")
 
-    for item in needed(manifest, [*tried, *bases]).values():
-        # Nothing else would ever fetch again what lies here under its name and length.
-        if home.blobs.has(item.sha256, item.length) and not home.blobs.is_whole(item.sha256):
-            told(f"the blob {item.sha256[:16]}… was damaged here, and is fetched anew")
-            disk.unlink(home.blobs.path(item.sha256))
     all_of(
         manifest,
         [*tried, *bases],

@@ -44,9 +44,21 @@ class Blobs:
         except OSError:
             return False
 
-    def is_whole(self, sha256: str) -> bool:
-        """Whether a blob that is here still has its content."""
-        return sha256_of(self.path(sha256)) == sha256
+    def drop_damaged(self, sha256: str) -> bool:
+        """Hash a blob that was here before, and remove it if it is not what it was.
+
+        Slots keep their links to it: what they hold is looked at apart.
+
+        Returns:
+            Whether it was removed.
+        """
+        try:
+            if sha256_of(self.path(sha256)) == sha256:
+                return False
+        except FileNotFoundError:
+            return False
+        disk.unlink(self.path(sha256))
+        return True
 
     def adopt(self, part: Path, sha256: str, length: int) -> Path:
         """Take a finished download under its hash.

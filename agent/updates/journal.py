@@ -20,47 +20,20 @@ from agent.codec import canonical, decode
 from agent.errors import SlipwayError, StorageError, VerificationError
 from agent.files import storage_errors
 from agent.manifest import Gate
+from agent.names import check_path
+from agent.updates.journal_file import looked_at, opened, unusable
 from agent.updates.states import FINAL, TRANSITIONS, Clock, State, may_follow
 
-SCHEMA = 1
 BLOCK = 1000
 """Numbers of requests are reserved so many at a time: after a crash some are skipped, none is used
 twice."""
-_TABLES = """
-create table action (
-    id text primary key,
-    model text not null,
-    kind text not null,
-    state text not null,
-    order_json text not null,
-    slot text,
-    old_slot text,
-    variant text,
-    reason text not null default '',
-    deadline_boot text,
-    deadline_s real,
-    boots integer not null default 0,
-    writes integer not null default 0
-) strict;
-create table entry (
-    journal_seq integer primary key autoincrement,
-    action text not null references action (id),
-    state text not null,
-    reason text not null,
-    at real not null
-) strict;
-create table report (
-    id text primary key,
-    action text,
-    state text not null,
-    envelope blob not null,
-    sent integer not null default 0
-) strict;
-create table number (name text primary key, value integer not null) strict;
-create table fact (name text primary key, value text not null) strict;
-"""
-
-
+KEPT = 500
+"""Actions, the newest ones; their reports are sent by then, or nobody wants them."""
+_FORGET = tuple(
+    f"delete from {table} where {column} in "  # noqa: S608
+    "(select id from action order by rowid desc limit -1 offset ?)"
+    for table, column in (("entry", "action"), ("report", "action"), ("action", "id"))
+)
 _COLUMNS = (
     "id, model, kind, state, order_json, slot, old_slot, variant, reason, deadline_boot, "
     "deadline_s, boots, writes"
@@ -132,9 +105,9 @@ class Journal:
         self.was_damaged = False
         with storage_errors(path):
             if read_only:
-                self._connection = _looked_at(path)
+                self._connection = looked_at(path)
             else:
-                self._connection, self.was_damaged = _opened(path)
+                self._connection, self.was_damaged = opened(path, _check_readable)
 
     def close(self) -> None:
         """Give the file back."""
@@ -159,6 +132,8 @@ class Journal:
             canonical(action.order).decode(), action.reason,
         )  # fmt: skip
         with self._commit() as connection:
+            for command in _FORGET:
+                connection.execute(command, (KEPT,))
             connection.execute(
                 "insert into action (id, model, kind, state, order_json, reason, writes) "
                 "values (?, ?, ?, ?, ?, ?, 1)",
@@ -335,7 +310,7 @@ class Journal:
         try:
             return self._connection.execute(command, values).fetchall()
         except sqlite3.DatabaseError as error:
-            raise _unusable(self._path, error) from error
+            raise unusable(self._path, error) from error
 
     def _raise(self, connection: sqlite3.Connection, name: str, value: int) -> None:
         connection.execute(
@@ -382,73 +357,16 @@ def _read(row: Any) -> Action:
     )  # fmt: skip
 
 
-def _looked_at(path: Path) -> sqlite3.Connection:
-    """The journal to look at, without a change: also by a user who may write nothing there."""
-    place = path.absolute().as_uri()
-    # Where no log is beside it nobody writes now, and SQLite would have to make one.
-    immutable = "" if path.with_name(f"{path.name}-wal").exists() else "&immutable=1"
-    try:
-        connection = sqlite3.connect(f"{place}?mode=ro{immutable}", uri=True, timeout=5.0)
-        connection.execute("select 1 from action limit 1")
-    except sqlite3.Error as error:
-        raise _unusable(path, error) from error
-    return connection
-
-
-def _opened(path: Path) -> tuple[sqlite3.Connection, bool]:
-    """The journal, and whether a damaged one was put aside."""
-    try:
-        return _connected(path), False
-    except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.OperationalError):
-            raise _unusable(path, error) from error
-        for part in (path, *(path.with_name(path.name + tail) for tail in ("-wal", "-shm"))):
-            if part.exists():
-                disk.rename(part, part.with_name(f"{part.name}.damaged"))
-        disk.sync_folder(path.parent)
-        return _connected(path), True
-
-
-def _connected(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, timeout=5.0)
-    try:
-        (mode,) = connection.execute("pragma journal_mode = wal").fetchone()
-        # NORMAL may lose the last commits; without WAL, which takes shared memory, FULL may.
-        connection.execute(f"pragma synchronous = {'full' if mode == 'wal' else 'extra'}")
-        connection.execute("pragma foreign_keys = on")
-        (answer,) = connection.execute("pragma integrity_check").fetchone()
-        if answer != "ok":
-            raise sqlite3.DatabaseError(answer)
-        (version,) = connection.execute("pragma user_version").fetchone()
-        if version == 0:
-            connection.executescript(f"begin; {_TABLES} pragma user_version = {SCHEMA}; commit;")
-        elif version > SCHEMA:
-            raise StorageError(
-                f"The journal {path} has version {version}, this agent knows {SCHEMA}.",
-                cause="A newer agent has written it.",
-                remedy="Install that agent again.",
-            )
-        _check_readable(connection)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _unusable(path: Path, error: sqlite3.Error) -> StorageError:
-    return StorageError(
-        f"The journal {path} cannot be opened: {error}.",
-        cause="The disk is full, failing or read-only, or another agent has it.",
-        remedy="Free some space or mend the disk, then start the agent again.",
-    )
-
-
 def _check_readable(connection: sqlite3.Connection) -> None:
     """SQLite checks its pages, not what they say: whether what has to go on can be understood."""
     try:
         for row in connection.execute(f"select {_COLUMNS} from action").fetchall():  # noqa: S608
-            if _read(row).state not in TRANSITIONS:
-                raise ValueError(f"the state {row[3]!r}")
+            action = _read(row)
+            slots = {action.slot, action.old_slot} - {None, "A", "B"}
+            if action.state not in TRANSITIONS or slots:
+                raise ValueError(f"the state {row[3]!r}, the slots {row[5]!r} and {row[6]!r}")
+            check_path(action.id)
+            check_path(action.model)
         for table in ("entry", "report", "number", "fact"):
             connection.execute(f"select 1 from {table} limit 1")  # noqa: S608
     except (sqlite3.OperationalError, SlipwayError, ValueError, TypeError) as error:

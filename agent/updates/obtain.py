@@ -128,6 +128,10 @@ def all_of(
 ) -> None:
     """Have all that these variants need; arguments and errors as for `obtain` and `check_room`."""
     items = needed(manifest, variants)
+    with storage_errors(blobs.folder):
+        for sha256 in items:
+            if blobs.drop_damaged(sha256):
+                tell(f"the blob {sha256[:16]}… was damaged here, and is fetched anew")
     check_room(items.values(), blobs, staging, free_bytes)
     for item in items.values():
         obtain(item, blobs, source, staging, tell)

@@ -196,7 +196,7 @@ class Killer:
         agent.starts += 1
         assert status in (0, -signal.SIGKILL), f"{agent.state} failed with {status}"
         try:
-            noted = self.world.check_folder(agent.state)
+            noted = self.world.check_folder(agent.state, shim=True)
             if status == 0:
                 self.world.check_settled(agent.state)
                 self.done += 1
@@ -265,9 +265,9 @@ def test_a_few_agents_are_killed(
     world: World, memory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     killer = Killer(Circle(world, memory, 4), memory, random.Random(20), 4)
-    killer.run(30, 3.0)
+    killer.run(6, 2.0)
     killer.finish()
-    assert killer.kills >= 5
+    assert killer.kills >= 2
 
 
 @pytest.mark.long

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import pickle
@@ -71,7 +72,8 @@ def record(world: World, name: str, folder: Path, *, kill: int | None = None) ->
         kill: the agent is killed after so many operations, and started again; only what comes then
             is looked at.
     """
-    scenario = SCENARIOS[name]
+    scenario = SCENARIOS[name.removesuffix(WITHOUT_LINKS)]
+    refusal = _no_links if name.endswith(WITHOUT_LINKS) else _nothing
     root = world.device(scenario.kind, folder / "root")
     journal = root / JOURNAL
     before = _serialised(journal) if journal.exists() else None
@@ -79,11 +81,23 @@ def record(world: World, name: str, folder: Path, *, kill: int | None = None) ->
     begin, steps = 0, []
     if kill is not None:
         found = folder / "steps"
-        forked(lambda: _recorded(world, scenario, state, found, kill))
+        with disk.observed(refusal):
+            forked(lambda: _recorded(world, scenario, state, found, kill))
         steps = pickle.loads(found.read_bytes())
         begin = len(steps)
-    steps = steps + _recorded(world, scenario, state, None, -1)
+    with disk.observed(refusal):
+        steps = steps + _recorded(world, scenario, state, None, -1)
     return Recording(scenario, root, before, _moved(steps, state, root), begin)
+
+
+def _no_links(operation: Operation, _: Moment) -> None:
+    """A file system on which a file has one name."""
+    if operation.kind == "link":
+        raise OSError(errno.EMLINK, "Too many links")
+
+
+def _nothing(_: Operation, __: Moment) -> None:
+    pass
 
 
 def _recorded(
@@ -263,10 +277,12 @@ def recordings(world: World, folder: Path, names: list[str], every: int) -> Iter
                 yield record(world, name, folder / name / f"kill-{kill}", kill=kill)
 
 
+WITHOUT_LINKS = ", on a file system without hard links"
 NAMES = [
     "first installation",
     "first installation taken back",
     "update",
+    f"update{WITHOUT_LINKS}",
     "trial taken back",
     "back to the release before",
 ]
@@ -274,9 +290,9 @@ NAMES = [
 
 def test_power_cuts_in_an_update(world: World, memory: Path) -> None:
     judge = Judge(world, memory)
-    for recording in recordings(world, memory, ["update"], every=70):
-        enumerate_all(judge, recording, most=250, ends=40)
-    assert judge.states >= 500
+    for recording in recordings(world, memory, ["update"], every=110):
+        enumerate_all(judge, recording, most=150, ends=40)
+    assert judge.states >= 250
 
 
 @pytest.mark.long

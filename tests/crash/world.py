@@ -31,7 +31,7 @@ from agent.updates.recover import recover
 from agent.updates.run import once
 from agent.updates.states import FINAL, State
 from sdk.release.publish import Published
-from tests.updates.fleet import GROUP, MODEL, Fleet, passing, silent, write_build
+from tests.updates.fleet import GROUP, MODEL, Fleet, passing, write_build
 
 SLOTS_OF = f"models/{MODEL}"
 HERE = functools.lru_cache(maxsize=1)(fingerprint)
@@ -88,6 +88,8 @@ class World:
         self.fleet = Fleet(folder / "fleet", small=True)
         self.manifests: dict[str, Manifest] = {}
         self.published: dict[str, Published] = {}
+        self.told: list[str] = []
+        """To whoever looks after the devices."""
         self.repositories: dict[str, Path] = {}
         self.packages: dict[str, Path] = {}
         for release in ("1.0.0", "1.1.0", "1.2.0", "bad"):
@@ -174,14 +176,19 @@ class World:
                 raise BrokenError(f"{place}/{file.path} is missing, or has another hash")
         return sha256
 
-    def check(self, tree: Tree, noted: tuple[Noted, ...]) -> None:
+    def check(self, tree: Tree, noted: tuple[Noted, ...], *, shim: bool = False) -> None:
         """Whether what runs is complete, and what was acknowledged still holds.
+
+        Args:
+            tree: the state folder.
+            noted: in its journal.
+            shim: applications are started through it, and it may have fallen back in a trial.
 
         Raises:
             BrokenError: it does not.
         """
         running = self.runs(tree)
-        may = _may_run(noted, fell_back=_fell_back(tree))
+        may = _may_run(noted, shim=shim)
         if running not in may:
             named = [self._release(sha256) for sha256 in may]
             raise BrokenError(f"{self._release(running)} runs, where {named} should: {noted}")
@@ -198,10 +205,10 @@ class World:
             if len(ends) > 1 or (ends and ends != [action.state]):
                 raise BrokenError(f"{action.id} is {action.state}, and reported as {ends}")
 
-    def check_folder(self, state: Path) -> tuple[Noted, ...]:
+    def check_folder(self, state: Path, *, shim: bool = False) -> tuple[Noted, ...]:
         """The same of a real device, which nobody has open."""
         noted = noted_in(state / "agent.db")
-        self.check(Real(state), noted)
+        self.check(Real(state), noted, shim=shim)
         return noted
 
     def check_settled(self, state: Path) -> tuple[Noted, ...]:
@@ -233,21 +240,14 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _fell_back(tree: Tree) -> bool:
-    """Whether the shim has counted too many starts: it may have moved the link by itself."""
-    content = tree.read(f"{SLOTS_OF}/trial")
-    trial = json.loads(content) if content else {"starts": 0, "most": 0}
-    return bool(trial["starts"] > trial["most"])
-
-
-def _may_run(noted: tuple[Noted, ...], *, fell_back: bool = False) -> set[str | None]:
+def _may_run(noted: tuple[Noted, ...], *, shim: bool) -> set[str | None]:
     """What may run by the journal: what was confirmed last, and what was switched to since."""
     kept: str | None = None
     for action in noted:
         if action.state == "CONFIRMED":
             kept = action.manifest_sha256
         elif action.state == "TRIAL":
-            return {action.manifest_sha256, kept} if fell_back else {action.manifest_sha256}
+            return {action.manifest_sha256, kept} if shim else {action.manifest_sha256}
         elif action.state in ("ACTIVATING", "ROLLING_BACK"):
             return {kept, action.manifest_sha256}
     return {kept}
@@ -282,8 +282,7 @@ def noted_of(connection: sqlite3.Connection) -> tuple[Noted, ...]:
 
 def try_out(world: World, home: Home) -> Action | None:
     """Take what is assigned, up to its trial."""
-    del world
-    return once(home, silent, passing)
+    return once(home, world.told.append, passing)
 
 
 def update(world: World, home: Home) -> None:
@@ -302,20 +301,20 @@ def taken_back(world: World, home: Home) -> None:
 
 def packaged(world: World, home: Home) -> None:
     """Install a package, and confirm it."""
-    recover(home, silent)
+    recover(home, world.told.append)
     last, running = home.journal.last(MODEL), home.journal.unfinished()
     if running is not None or last is None or _release_of(world, last) != "1.1.0":
-        running = install(home, world.packages["1.1.0"], silent, passing)
+        running = install(home, world.packages["1.1.0"], world.told.append, passing)
     if running is not None and running.state == "TRIAL":
         confirm_now(home, MODEL)
 
 
 def gone_back(world: World, home: Home) -> None:
     """Go back to the release before, and confirm that."""
-    action = once(home, silent, passing)
+    action = once(home, world.told.append, passing)
     last = home.journal.last(MODEL)
     if action is None and last is not None and last.kind != "rollback":
-        action = go_back(home, MODEL, "an operator's decision", silent, passing)
+        action = go_back(home, MODEL, "an operator's decision", world.told.append, passing)
     if action is not None and action.state == "TRIAL":
         confirm_now(home, MODEL)
 
