@@ -64,13 +64,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def commands() -> dict[str, str]:
-    """Every command with its help, for the documentation."""
-    actions = _parser()._actions  # noqa: SLF001  argparse has no other door
-    chosen = next(a for a in actions if isinstance(a, argparse._SubParsersAction))  # noqa: SLF001
-    return {name: parser.format_help() for name, parser in chosen.choices.items()}
-
-
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line; of `exec`, all behind the first `--` is the command to become."""
     told, command = list(arguments), list[str]()
@@ -78,6 +71,13 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
         at = told.index("--")
         told, command = told[:at], told[at + 1 :]
     return _parser().parse_args(told, argparse.Namespace(argv=command))
+
+
+def commands() -> dict[str, str]:
+    """Every command with its help, for the documentation."""
+    actions = _parser()._actions  # noqa: SLF001  argparse has no other door
+    chosen = next(a for a in actions if isinstance(a, argparse._SubParsersAction))  # noqa: SLF001
+    return {name: parser.format_help() for name, parser in chosen.choices.items()}
 
 
 def _say(error: SlipwayError, *, debug: bool) -> int:

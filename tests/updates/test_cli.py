@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -423,3 +424,20 @@ def test_a_killed_agent_leaves_a_socket_that_deceives_nobody(
     assert (device.state / "health.sock").exists()
     code, found, _ = said(capsys, "health", MODEL, "--good", "--state", device.state, "--json")
     assert (code, found["state"]) == (0, "CONFIRMED")
+
+
+def python_3_10() -> str | None:
+    """An interpreter at the agent's floor, where one is found and runs."""
+    found = shutil.which("python3.10")
+    if found is None:
+        return None
+    done = subprocess.run([found, "-c", "pass"], capture_output=True, check=False, timeout=60)
+    return found if done.returncode == 0 else None
+
+
+@pytest.mark.skipif(python_3_10() is None, reason="there is no python3.10 on the path")
+def test_the_agent_starts_under_python_3_10() -> None:
+    python = python_3_10()
+    assert python is not None
+    code = "import agent.cli, agent.shim, agent.updates.run, agent.updates.status"
+    subprocess.run([python, "-c", code], cwd=ROOT, check=True, timeout=60)
