@@ -56,6 +56,8 @@ class Recording:
     scenario: Scenario
     root: Path
     """As it was before."""
+    place: Path
+    """Where it was done."""
     journal: bytes | None
     steps: list[Step]
     begin: int
@@ -87,7 +89,7 @@ def record(world: World, name: str, folder: Path, *, kill: int | None = None) ->
         begin = len(steps)
     with disk.observed(refusal):
         steps = steps + _recorded(world, scenario, state, None, -1)
-    return Recording(scenario, root, before, _moved(steps, state, root), begin)
+    return Recording(scenario, root, state, before, steps, begin)
 
 
 def _no_links(operation: Operation, _: Moment) -> None:
@@ -121,23 +123,6 @@ def _recorded(
     if out is not None:
         raise AssertionError(f"it had only {len(recorder.steps)} operations")
     return recorder.steps
-
-
-def _moved(steps: list[Step], old: Path, new: Path) -> list[Step]:
-    def moved(path: Path | None) -> Path | None:
-        return None if path is None else new / path.relative_to(old)
-
-    return [
-        dataclasses.replace(
-            step,
-            operation=dataclasses.replace(
-                step.operation,
-                path=moved(step.operation.path),
-                source=moved(step.operation.source),
-            ),
-        )
-        for step in steps
-    ]
 
 
 def _serialised(path: Path) -> bytes:
@@ -248,7 +233,11 @@ def _check_identity(home: Home) -> None:
 def enumerate_all(judge: Judge, recording: Recording, *, most: int, ends: int) -> None:
     """Check every crash state of a recording, up to `most`; every `ends`-th goes on to the end."""
     found = crashes(
-        recording.root, recording.steps, journal=recording.journal, begin=recording.begin
+        recording.root,
+        recording.steps,
+        journal=recording.journal,
+        place=recording.place,
+        begin=recording.begin,
     )
     for number, (done, state) in enumerate(found):
         if number >= most:
@@ -300,7 +289,7 @@ def test_fifty_thousand_power_cuts(
     world: World, memory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     began, judge = time.monotonic(), Judge(world, memory)
-    for recording in recordings(world, memory, NAMES, every=3):
+    for recording in recordings(world, memory, NAMES, every=4):
         enumerate_all(judge, recording, most=10**9, ends=50)
     with capsys.disabled():
         sys.stdout.write(
