@@ -42,7 +42,7 @@ WantedBy=multi-user.target
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit codes are those of `sdk`."""
-    chosen = _parser().parse_args(arguments)
+    chosen = _parsed(sys.argv[1:] if arguments is None else arguments)
     try:
         answer = chosen.does(chosen)
         if answer is not None:
@@ -62,6 +62,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception:  # noqa: BLE001  the one place where a bug ends
         return _bug(debug=chosen.debug)
     return 0
+
+
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line; of `exec`, all behind the first `--` is the command to become."""
+    told, command = list(arguments), list[str]()
+    if told[:1] == ["exec"] and "--" in told:
+        at = told.index("--")
+        told, command = told[:at], told[at + 1 :]
+    return _parser().parse_args(told, argparse.Namespace(argv=command))
 
 
 def commands() -> dict[str, str]:
@@ -152,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     shim = add("exec", _exec, "Count a start, then become the command.", "exec minilm -- ./app")
     shim.add_argument("model")
-    shim.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- COMMAND ...")
+    shim.usage = "sdk-agent exec [-h] [--state STATE] MODEL -- COMMAND ..."
     return parser
 
 
@@ -293,15 +302,14 @@ def _exec(chosen: Any) -> None:
     from agent.shim import default_state
     from agent.shim import main as become
 
-    command = chosen.argv[1:] if chosen.argv[:1] == ["--"] else chosen.argv
-    if not command:
+    if not chosen.argv:
         raise UsageError(
             "There is no command to become.",
             cause="Nothing stands behind the model.",
-            remedy="sdk-agent exec MODEL -- COMMAND ...",
+            remedy="Write it behind two dashes: sdk-agent exec MODEL -- COMMAND ...",
         )
     # Nothing else is asked, the configuration neither: it has to work where the agent does not.
-    become(chosen.state or default_state(), chosen.model, command)
+    become(chosen.state or default_state(), chosen.model, chosen.argv)
 
 
 def _show(answer: Mapping[str, Any], *, as_json: bool) -> None:

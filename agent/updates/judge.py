@@ -49,6 +49,7 @@ def judge(
     running: Measurement | None,
     baseline: Measurement | None,
     quiet: bool = True,
+    steady: bool = True,
 ) -> Judgement:
     """Hold a measurement against gates.
 
@@ -58,6 +59,8 @@ def judge(
         running: of the one that runs, from the same contest; None at a first install.
         baseline: of the ladder's baseline, from the same contest; None where it is not here.
         quiet: nothing else was at work. Else gates in seconds say nothing, and ratios do.
+        steady: nor did anything come and go meanwhile. Else only what even the fastest turn breaks
+            is broken: others can slow it down, and not make it faster.
     """
     breaches, skipped = [], []
     others = {"running": running, "baseline": baseline}
@@ -65,17 +68,18 @@ def judge(
         found: list[str | None] = []
         if gate.ratio_to is not None and gate.ratio_max_permille is not None:
             other = others[gate.ratio_to]
-            if not quiet and gate.quantity in _UNPAIRED:
+            if gate.quantity in _UNPAIRED and not (quiet and steady):
                 skipped.append(f"{_named(gate)}: {_BUSY}")
             elif other is None:
                 skipped.append(f"{_named(gate)} against the {gate.ratio_to} one: there is none")
             else:
                 found.append(_ratio(gate, gate.ratio_max_permille, own, other))
         if gate.max is not None or gate.min is not None:
-            if not quiet and gate.quantity in _IN_SECONDS:
+            clear = quiet and (steady or gate.quantity not in _UNPAIRED)
+            if gate.quantity in _IN_SECONDS and not clear:
                 skipped.append(f"{_named(gate)}: {_BUSY}")
             else:
-                found.append(_absolute(gate, own))
+                found.append(_absolute(gate, own, steady=steady))
         if None in found:
             skipped.append(f"{_named(gate)}: there were too few runs, or it is not known here")
         breaches += [Breach(what=what, gate=gate) for what in found if what]
@@ -96,12 +100,14 @@ def judge_floors(floors: Sequence[Floor], found: Mapping[str, float]) -> Judgeme
     return Judgement(breaches=tuple(breaches), skipped=())
 
 
-def _absolute(gate: Gate, own: Measurement) -> str | None:
+def _absolute(gate: Gate, own: Measurement, *, steady: bool) -> str | None:
     """What is broken, nothing, or None where the figure is not known."""
     interval = _figure(gate, own)
     if interval is None:
         return None
     low, value, high = interval
+    if not steady and gate.quantity == "latency_us":
+        low = min(low, min(own.windows_ms) * 1e3)
     if gate.max is not None and low > gate.max:
         return f"{_named(gate)} is {value:.0f} (at least {low:.0f}), the gate is {gate.max}"
     if gate.min is not None and high < gate.min:

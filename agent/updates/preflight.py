@@ -117,8 +117,14 @@ def speed(asked: Asked) -> Found:
         if isinstance(found, Failure)
     ]
     running, baseline = (_figures(results.get(name)) for name in ("running", "baseline"))
-    quiet = asked.quiet and BUSY not in own.notes
-    judged = judge(asked.gates, own, running=running, baseline=baseline, quiet=quiet)
+    judged = judge(
+        asked.gates,
+        own,
+        running=running,
+        baseline=baseline,
+        quiet=asked.quiet,
+        steady=BUSY not in own.notes,
+    )
     facts: dict[str, Any] = {"measurement": encode(own)}
     if running is not None:
         ratio = compare(own, running)

@@ -16,7 +16,8 @@ from sdk.cli.output import err_console, out_console, print_json
 
 if TYPE_CHECKING:
     from sdk.release.publish import Published, Tell
-    from sdk.release.repository import Due, Repository
+    from sdk.release.repository import Repository
+    from sdk.release.roles import Due
 
 PUBLISH_EXAMPLE = "Example: sdk publish build/minilm --release 1.2.0 --repo repo --group line-3"
 ASSIGN_EXAMPLE = "Example: sdk assign minilm 1.2.0 --group line-3 --export minilm.slipway"

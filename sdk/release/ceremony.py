@@ -11,7 +11,8 @@ from agent.errors import UsageError, VerificationError
 from agent.names import check_path
 from agent.updates.trust import METADATA
 from sdk.release.keystore import KeyStore
-from sdk.release.repository import Repository, extension, said
+from sdk.release.repository import Repository
+from sdk.release.roles import extension, said
 
 ROOT_KEYS, ROOT_THRESHOLD = 3, 2
 TARGETS_KEYS = 2

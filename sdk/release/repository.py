@@ -15,41 +15,29 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import datetime as dt
-import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from agent.errors import StorageError, UsageError, VerificationError
-from agent.updates.freshness import EXTENSION, SIGNED, TIME_FORM
-from agent.updates.trust import METADATA, Revoked
+from agent.updates.freshness import SIGNED, TIME_FORM
+from agent.updates.trust import Revoked
 from sdk.release.keystore import KeyStore
+from sdk.release.roles import (
+    ONLINE,
+    Due,
+    delegation,
+    delegator,
+    expiry,
+    extension,
+    facts,
+    is_old,
+    lacking_keys,
+    place,
+    said,
+    unknown_model,
+)
 from sdk.release.store import Store
-
-DAYS: Mapping[str, float] = {
-    "root": 365,
-    "targets": 180,
-    "model": 90,
-    "snapshot": 7,
-    "timestamp": 1,
-}
-"""How long metadata of a role is valid."""
-ONLINE = ("snapshot", "timestamp")
-"""Signed by the publisher here; a fleet server signs them where there is one."""
-RENEWED_AFTER = 2 / 3
-"""A refresh signs other metadata anew, too, when so much of its time is over."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Due:
-    """Metadata that will expire, and whose keys are not here."""
-
-    role: str
-    expires: str
-    """UTC, RFC 3339."""
-    keys: tuple[str, ...]
-    """The names of those that may sign it."""
 
 
 class Repository:
@@ -65,7 +53,7 @@ class Repository:
         self._new: dict[str, Any] = {}
         self._staged: list[tuple[str, bytes]] = []
         self._seen: bytes | None = None
-        """The timestamp that all this is based on."""
+        """The timestamp that all this is based on; it is read before anything else."""
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -81,7 +69,7 @@ class Repository:
     @property
     def exists(self) -> bool:
         """Whether there is a timestamp, which is written last."""
-        return self.store.read(f"{METADATA}/timestamp.json") is not None
+        return self.store.read(place("timestamp", 0)) is not None
 
     def role(self, name: str) -> Any:
         """A role's `Metadata`: what is to be written, else what is there.
@@ -93,6 +81,8 @@ class Repository:
         if name in self._new:
             return self._new[name]
         if name not in self._read:
+            if self._seen is None:
+                self._seen = self.store.read(place("timestamp", 0))
             self._read[name] = self._load(name)
         return self._read[name]
 
@@ -101,7 +91,7 @@ class Repository:
         if name not in self._new:
             found = copy.deepcopy(self.role(name))
             found.signed.version += 1
-            found.signed.expires = _expiry(name)
+            found.signed.expires = expiry(name)
             self._new[name] = found
         return self._new[name]
 
@@ -109,7 +99,7 @@ class Repository:
         """A role that is new."""
         from tuf.api.metadata import Metadata
 
-        signed.expires = _expiry(name)
+        signed.expires = expiry(name)
         self._new[name] = Metadata(signed)
         return self._new[name]
 
@@ -141,11 +131,11 @@ class Repository:
             snapshot = self.edit("snapshot").signed
             for name in changed:
                 snapshot.meta[f"{name}.json"] = MetaFile(
-                    version=self._new[name].signed.version, **_facts(contents[name])
+                    version=self._new[name].signed.version, **facts(contents[name])
                 )
             contents["snapshot"] = self._signed("snapshot")
             self.edit("timestamp").signed.snapshot_meta = MetaFile(
-                version=snapshot.version, **_facts(contents["snapshot"])
+                version=snapshot.version, **facts(contents["snapshot"])
             )
         if "timestamp" in self._new:
             # TUF says only when it expires; devices tell from this how old it is.
@@ -156,7 +146,7 @@ class Repository:
         # A model before the targets that delegate to it.
         order = [name for name in ("root", *reversed(changed), *ONLINE) if name in contents]
         for name in order:
-            self._staged.append((_path(name, self._new[name].signed.version), contents[name]))
+            self._staged.append((place(name, self._new[name].signed.version), contents[name]))
         self._read.update(self._new)
         self._new = {}
 
@@ -167,13 +157,15 @@ class Repository:
             StorageError: the store cannot be written, or somebody else wrote meanwhile.
         """
         written = []
+        timestamp = place("timestamp", 0)
         for path, content in self._staged:
-            if path.endswith(".root.json") and path != _path("root", 1):
+            # Before each: a file of the same number may be somebody else's by now, and in use.
+            self._check_alone(self.store.read(timestamp) == self._seen)
+            if path.endswith(".root.json") and path != place("root", 1):
                 self._check_alone(self.store.read(path) is None)
-            if path.endswith("timestamp.json"):
-                self._check_alone(self.store.read(path) == self._seen)
-                self._seen = content
             self.store.write(path, content)
+            if path == timestamp:
+                self._seen = content
             written.append(path)
         self._staged = []
         return written
@@ -194,7 +186,7 @@ class Repository:
         with self.locked():
             due = []
             for name in ("root", "targets", *(f"model-{model}" for model in self.models())):
-                if not _is_old(name, self.role(name).signed.expires):
+                if not is_old(name, self.role(name).signed.expires):
                     continue
                 if self._missing(name):
                     due.append(self._due(name))
@@ -207,7 +199,7 @@ class Repository:
     def due(self) -> list[Due]:
         """What will expire soon."""
         names = ("root", "targets", *(f"model-{model}" for model in self.models()))
-        return [self._due(name) for name in names if _is_old(name, self.role(name).signed.expires)]
+        return [self._due(name) for name in names if is_old(name, self.role(name).signed.expires)]
 
     def check_signers(self, *names: str) -> None:
         """Whether what signs these roles is here and can be opened.
@@ -233,16 +225,16 @@ class Repository:
         own = self._names(told.get("keyids", ()))
         here = [name for name in own if self.keys.has_secret(name)]
         if len(here) < int(told.get("threshold", 1)):
-            raise _lacking("An offline assignment", int(told.get("threshold", 1)), here, own)
+            raise lacking_keys("An offline assignment", int(told.get("threshold", 1)), here, own)
         return here
 
     def keyids(self, name: str) -> tuple[str, ...]:
         """The keys that may sign a role, by the metadata that delegates to it."""
-        return tuple(_delegation(self.role(_delegator(name)).signed, name).keyids)
+        return tuple(delegation(self.role(delegator(name)).signed, name).keyids)
 
     def threshold(self, name: str) -> int:
         """How many of them have to."""
-        return int(_delegation(self.role(_delegator(name)).signed, name).threshold)
+        return int(delegation(self.role(delegator(name)).signed, name).threshold)
 
     def _names(self, keyids: Any) -> list[str]:
         return [name for name, record in self.keys.records.items() if record.keyid in keyids]
@@ -259,7 +251,7 @@ class Repository:
         here = [key for key in own if self.keys.has_secret(key)]
         if len(here) >= self.threshold(name):
             return None
-        return _lacking(f"The {name} metadata", self.threshold(name), here, own)
+        return lacking_keys(f"The {name} metadata", self.threshold(name), here, own)
 
     def _due(self, name: str) -> Due:
         return Due(
@@ -280,7 +272,7 @@ class Repository:
         metadata.signatures.clear()
         for key in self._here(name):
             metadata.sign(self.keys.signer(key), append=True)
-        self._check_accepted(name, self.role(_delegator(name)))
+        self._check_accepted(name, self.role(delegator(name)))
         if name == "root" and "root" in self._read:
             self._check_accepted(name, self._read["root"])
         return bytes(metadata.to_bytes())
@@ -293,16 +285,16 @@ class Repository:
         if "targets" in self._new:
             below += [f"model-{model}" for model in self.models()]
         for name in below:
-            self._check_accepted(name, self.role(_delegator(name)))
+            self._check_accepted(name, self.role(delegator(name)))
 
-    def _check_accepted(self, name: str, delegator: Any) -> None:
+    def _check_accepted(self, name: str, above: Any) -> None:
         from tuf.api.exceptions import UnsignedMetadataError
 
         metadata = self.role(name)
         try:
-            delegator.signed.verify_delegate(name, metadata.signed_bytes, metadata.signatures)
+            above.signed.verify_delegate(name, metadata.signed_bytes, metadata.signatures)
         except UnsignedMetadataError as error:
-            keyids = _delegation(delegator.signed, name).keyids
+            keyids = delegation(above.signed, name).keyids
             lacking = [key for key in self._names(keyids) if not self.keys.has_secret(key)]
             raise UsageError(
                 f"Devices would not follow the {name} metadata: {error} that they know.",
@@ -324,17 +316,14 @@ class Repository:
         from tuf.api.exceptions import RepositoryError
         from tuf.api.metadata import Metadata
 
-        version = self._version(name)
-        path = _path(name, version)
-        content = self.store.read(path)
+        path = place(name, self._version(name))
+        content = self._seen if name == "timestamp" else self.store.read(path)
         if content is None:
             raise UsageError(
                 f"The repository has no {path}.",
                 cause="It was not made yet, or is another folder.",
                 remedy="Make one: sdk keys init --repo DIR",
             )
-        if name == "timestamp":
-            self._seen = content
         try:
             found = Metadata.from_bytes(content)
             named = self._named(name)
@@ -362,80 +351,10 @@ class Repository:
             return 0
         if name == "root":
             version = 1
-            while self.store.read(_path("root", version + 1)) is not None:
+            while self.store.read(place("root", version + 1)) is not None:
                 version += 1
             return version
         found = self._named(name)
         if found is None:
-            raise _unknown_model(name)
+            raise unknown_model(name)
         return int(found.version)
-
-
-def extension(signed: Any) -> dict[str, Any]:
-    """Our own field of signed metadata, to be changed."""
-    found: dict[str, Any] = signed.unrecognized_fields.setdefault(EXTENSION, {})
-    return found
-
-
-def said(signed: Any) -> Mapping[str, Any]:
-    """The same, to be read alone: what is signed stays as it was signed."""
-    found: Mapping[str, Any] = signed.unrecognized_fields.get(EXTENSION, {})
-    return found
-
-
-def _delegator(name: str) -> str:
-    return "targets" if name.startswith("model-") else "root"
-
-
-def _delegation(delegator: Any, name: str) -> Any:
-    """{keyids, threshold} of a role, as the metadata above it has them."""
-    if not name.startswith("model-"):
-        return delegator.roles[name]
-    delegations = delegator.delegations
-    if delegations is None or name not in delegations.roles:
-        raise _unknown_model(name)
-    return delegations.roles[name]
-
-
-def _path(name: str, version: int) -> str:
-    file = "timestamp.json" if name == "timestamp" else f"{version}.{name}.json"
-    return f"{METADATA}/{file}"
-
-
-def _facts(content: bytes) -> dict[str, Any]:
-    return {"length": len(content), "hashes": {"sha256": hashlib.sha256(content).hexdigest()}}
-
-
-def _days(name: str) -> float:
-    return DAYS["model" if name.startswith("model-") else name]
-
-
-def _expiry(name: str) -> dt.datetime:
-    now = dt.datetime.now(tz=dt.timezone.utc).replace(microsecond=0)
-    return now + dt.timedelta(days=_days(name))
-
-
-def _is_old(name: str, expires: dt.datetime) -> bool:
-    left = expires - dt.datetime.now(tz=dt.timezone.utc)
-    return left < dt.timedelta(days=_days(name) * (1 - RENEWED_AFTER))
-
-
-def _lacking(what: str, threshold: int, here: list[str], own: list[str]) -> UsageError:
-    absent = [name for name in own if name not in here]
-    return UsageError(
-        f"{what} takes {threshold} of the keys {', '.join(own) or '(none is known here)'}; here "
-        f"are {', '.join(here) or 'none'}.",
-        cause="A key's file is kept elsewhere, as an offline key should be, or --keys names "
-        "another folder.",
-        remedy=f"Bring {' or '.join(f'{name}.pem' for name in absent) or 'them'} into the keys "
-        "folder for this command; sdk keys status shows what is here.",
-    )
-
-
-def _unknown_model(role: str) -> UsageError:
-    model = role.removeprefix("model-")
-    return UsageError(
-        f"The repository knows no model {model}.",
-        cause="It has no key of its own yet, or the name is misspelt.",
-        remedy=f"sdk keys add-model {model}",
-    )

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.world import World, ram
+from agent.updates.home import Home
+from tests.crash.world import HERE, World, ram
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _same_machine() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Home, "fingerprint", lambda _: HERE())
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -34,8 +34,8 @@ from sdk.release.publish import Published
 from tests.updates.fleet import GROUP, MODEL, Fleet, passing, write_build
 
 SLOTS_OF = f"models/{MODEL}"
-_HERE = functools.lru_cache(maxsize=1)(fingerprint)
-Home.fingerprint = lambda _: _HERE()  # type: ignore[method-assign]  # slow, and nothing here changes it
+HERE = functools.lru_cache(maxsize=1)(fingerprint)
+"""What this machine is: slow to find out, and nothing here changes it."""
 
 
 class BrokenError(AssertionError):

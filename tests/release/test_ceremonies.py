@@ -20,7 +20,8 @@ from sdk.release import ceremony
 from sdk.release.assign import assignment_for, signed
 from sdk.release.keystore import KeyStore
 from sdk.release.publish import find
-from sdk.release.repository import DAYS, Repository
+from sdk.release.repository import Repository
+from sdk.release.roles import DAYS
 from sdk.release.store import FolderStore
 from tests.release.reading import Reader, missing
 from tests.updates.fleet import GROUP, MODEL, PASSPHRASE, Fleet, utc

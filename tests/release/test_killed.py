@@ -86,7 +86,7 @@ def test_a_publication_that_stops_after_any_write_changes_nothing(
 def test_a_full_disk_changes_nothing(template: Path, tmp_path: Path) -> None:
     """At each operation in turn the disk is full from then on."""
     count = operations_of(second, copied(template, tmp_path / "counted"), GROWS)
-    for number in range(0, count, 3):
+    for number in range(0, count, 5):
         fleet = copied(template, tmp_path / str(number))
         with pytest.raises(StorageError), disk.observed(failing(number)):
             second(fleet)

@@ -24,19 +24,16 @@ from sdk.release.assign import assign, assignment_for, slower_at_most
 from sdk.release.package import export
 from sdk.release.publish import manifest_of
 from sdk.release.repository import Repository
+from tests.release.test_ceremonies import copied
 from tests.updates.fleet import GROUP, MODEL, Fleet, utc
 
 MIB = 1 << 20
 
 
-@pytest.fixture
-def fleet(tmp_path: Path) -> Fleet:
-    return Fleet(tmp_path / "fleet")
-
-
-@pytest.fixture
-def assignment(fleet: Fleet) -> Assignment:
-    """Of a second release with two profiles; the first and another model are there too."""
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Assignment]:
+    """Two releases and another model; the second release, which has two profiles, is assigned."""
+    fleet = Fleet(tmp_path_factory.mktemp("template") / "fleet")
     ceremony.add_model(fleet.repository(), "other")
     fleet.publish("1.0.0", fleet.build("other", {"best": b"x" * 5000}, model="other"))
     fleet.publish("1.0.0", fleet.build("one", {"best": b"a" * 5000 + b"1"}))
@@ -54,7 +51,17 @@ def assignment(fleet: Fleet) -> Assignment:
     )
     made = fleet.publish("1.1.0", build)
     assert made.deltas == 1
-    return assignment_for(made, group=GROUP, gates=(slower_at_most(1.2),))
+    return fleet.folder, assignment_for(made, group=GROUP, gates=(slower_at_most(1.2),))
+
+
+@pytest.fixture
+def fleet(template: tuple[Path, Assignment], tmp_path: Path) -> Fleet:
+    return copied(template[0], tmp_path / "fleet")
+
+
+@pytest.fixture
+def assignment(template: tuple[Path, Assignment]) -> Assignment:
+    return template[1]
 
 
 def test_a_package_holds_what_is_needed_and_no_more(

@@ -19,12 +19,18 @@ from sdk.release.publish import find, manifest_of, publish
 from sdk.release.repository import Repository
 from sdk.release.store import FolderStore
 from tests.release.reading import Reader, missing
+from tests.release.test_ceremonies import copied
 from tests.updates.fleet import GROUP, MODEL, PASSPHRASE, Fleet, silent
 
 
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Fleet(tmp_path_factory.mktemp("template") / "fleet").folder
+
+
 @pytest.fixture
-def fleet(tmp_path: Path) -> Fleet:
-    return Fleet(tmp_path / "fleet")
+def fleet(template: Path, tmp_path: Path) -> Fleet:
+    return copied(template, tmp_path / "fleet")
 
 
 def test_a_release_names_all_that_was_built(fleet: Fleet) -> None:
@@ -278,6 +284,10 @@ def test_without_a_lock_the_later_one_is_refused_and_the_earlier_one_stays(fleet
 
     with pytest.raises(StorageError, match="changed meanwhile"):
         publish_unlocked(one, "1.0.0", meanwhile)
+    assert missing(FolderStore(fleet.repo)) == []
+    reader = Reader(fleet.folder / "client", fleet.repo)
+    assert reader.manifest(MODEL, "1.0.0") is None
+    assert reader.manifest(MODEL, "2.0.0") is not None
 
 
 def test_an_assignment_is_numbered_after_the_one_before(fleet: Fleet) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from agent.config import Config, Preflight
@@ -228,3 +231,64 @@ def test_a_damaged_blob_is_fetched_anew(fleet: Fleet) -> None:
         assert action is not None
         assert action.state == "TRIAL", action.reason
         assert sum("was damaged here" in line for line in lines) == 2
+
+
+def fetched(lines: list[str]) -> int:
+    """The bytes that were fetched, by what was told."""
+    return sum(int(line.split("fetching ")[1].split()[0]) for line in lines if "fetching " in line)
+
+
+def weights(head: bytes) -> bytes:
+    random = np.random.default_rng(0)
+    return random.standard_normal(50_000).astype(np.float32).tobytes() + head
+
+
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_a_delta_is_used_where_its_base_is_here(fleet: Fleet, spoilt: bool) -> None:
+    first, second = weights(b"head one"), weights(b"head two")
+    with Home(fleet.device()) as home:
+        fleet.release("1.0.0", fleet.build("one", {"best": first}))
+        lines: list[str] = []
+        once(home, lines.append, passing)
+        confirm_now(home, MODEL)
+        assert fetched(lines) > len(first)
+        published = fleet.publish("2.0.0", fleet.build("two", {"best": second}))
+        assert published.deltas == 1
+        fleet.assign(published)
+        if spoilt:
+            whole = hashlib.sha256(second).hexdigest()
+            here = {path.name for path in home.blobs.folder.iterdir()}
+            for blob in (fleet.repo / "blobs" / "sha256").iterdir():
+                if blob.name not in {whole, *here}:
+                    blob.write_bytes(b"\0" * blob.stat().st_size)
+        lines.clear()
+        action = once(home, lines.append, passing)
+        assert action is not None
+        assert action.state == "TRIAL", action.reason
+        slots = home.slots(MODEL)
+        slot = slots.read(slots.current())
+        assert slot is not None
+        assert (slot.folder / "model.bin").read_bytes() == second
+        if spoilt:
+            assert fetched(lines) > len(second)
+            assert any("The whole file is fetched" in line for line in lines)
+        else:
+            assert fetched(lines) < len(second) / 20
+
+
+def test_an_agent_older_than_a_release_requires_refuses_it(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = fleet.build("new")
+    manifest = json.loads((build / "manifest.json").read_bytes())
+    manifest["requires"] = ["holographic-weights"]
+    (build / "manifest.json").write_text(json.dumps(manifest))
+    with monkeypatch.context() as newer:
+        newer.setattr("agent.manifest.KNOWN_REQUIREMENTS", frozenset({"holographic-weights"}))
+        fleet.release("1.0.0", build)
+    with Home(fleet.device()) as home:
+        action = once(home, silent, passing)
+        assert action is not None
+        assert action.state == "REJECTED"
+        assert "requires holographic-weights" in action.reason
+        assert runs(home) is None

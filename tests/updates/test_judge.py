@@ -115,6 +115,19 @@ def test_on_a_busy_device_only_ratios_are_judged() -> None:
     assert not judge([memory], measured(1.0), running=None, baseline=None, quiet=False).holds
 
 
+def test_what_even_the_fastest_turn_breaks_is_broken_on_an_unsteady_device() -> None:
+    found = measured(2.0, windows_ms=(1.0, *([2.0] * 8)))
+
+    def judged(most: int, **more: Any) -> bool:
+        return judge([latency_gate(max=most)], found, running=None, baseline=None, **more).holds
+
+    assert not judged(1500)
+    assert judged(1500, steady=False)
+    assert not judged(999, steady=False)
+    load = Gate(quantity="load_us", max=1)
+    assert judge([load], found, running=None, baseline=None, steady=False).skipped
+
+
 def test_a_busy_device_still_judges_the_ratio_of_a_gate_that_has_both() -> None:
     both = latency_gate(max=1, ratio_max_permille=1500, ratio_to="running")
     judged = judge([both], measured(2.0), running=measured(1.0), baseline=None, quiet=False)
