@@ -26,6 +26,8 @@ from agent.updates.http_source import HttpSource
 from agent.updates.source import CHUNK_BYTES, BusyError, FolderSource, Source
 from tests.updates.server import Answer, Line, Request, Server, answers
 
+pytestmark = pytest.mark.usefixtures("without_fsync")
+
 CONTENT = random.Random(5).randbytes(4 * CHUNK_BYTES + 777)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 WANTED = Wanted(path=blob_path(SHA256), sha256=SHA256, length=len(CONTENT))

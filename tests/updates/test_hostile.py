@@ -35,6 +35,9 @@ from agent.updates.sound import MOST_DELTAS, MOST_FILES, check_sound
 from agent.variant import record_bytes
 
 A, B = "a" * 64, "b" * 64
+
+pytestmark = pytest.mark.usefixtures("without_fsync")
+
 DEVICE = Fingerprint(
     identity={"arch": "x86_64", "isa": ["avx2"], "memory_bytes": 1 << 33},
     software={"runtimes": {"onnxruntime": "1.31.0"}},
@@ -96,6 +99,12 @@ def _place(folder: Path) -> Path:
 def _outside(folder: Path) -> list[str]:
     """What lies in a folder, but for the agent's state."""
     return [path.name for path in folder.iterdir() if path.name != "state"]
+
+
+def test_names_without_end_are_looked_through_in_little_time(tmp_path: Path) -> None:
+    names = b",".join(b'"%d":0' % n for n in range(300_000))
+    with pytest.raises(VerificationError, match="is there twice"):
+        taken(b"{" + names + b',"299999":0}', _place(tmp_path))
 
 
 def test_the_right_one_is_taken(tmp_path: Path) -> None:
@@ -193,6 +202,12 @@ HOSTILE: dict[str, bytes] = {
     "true for a version": _with("version", True),
     "a version as a string": _with("version", "1"),
     "too deep a list": _raw(b'"provenance": {}', b'"provenance": ' + b"[" * 9000 + b"]" * 9000),
+    **{
+        f"nested {depth} deep": _raw(
+            b'"provenance": {}', b'"provenance": {"a": ' + b"[" * depth + b"]" * depth + b"}"
+        )
+        for depth in (64, 200, *range(900, 1000, 7))
+    },
     "too deep an object": _raw(
         b'"provenance": {}', b'"provenance": ' + b'{"a":' * 9000 + b"1" + b"}" * 9000
     ),
@@ -302,7 +317,7 @@ def _any_manifest(folder: Path, changes: list[tuple[str, Any]]) -> None:
         assert not path.is_symlink()
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(changes=CHANGES)
 def test_a_manifest_of_any_form_does_no_harm(
     tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[str, Any]]
@@ -333,7 +348,7 @@ def _any_path(folder: Path, path: str) -> None:
 PATHS = st.from_regex(r"[./\\aA~:$ \x00-]{0,12}", fullmatch=True) | st.text(max_size=10)
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(path=PATHS)
 def test_a_file_of_any_path_stays_in_its_slot(
     tmp_path_factory: pytest.TempPathFactory, path: str

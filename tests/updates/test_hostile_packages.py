@@ -19,6 +19,8 @@ from agent.errors import SlipwayError
 from agent.updates.package import PackageSource
 from agent.updates.source import read_short
 
+pytestmark = pytest.mark.usefixtures("without_fsync")
+
 TEXTS = (
     st.text(max_size=12)
     | st.from_regex(r"[./\\a~$-]{0,10}", fullmatch=True)
@@ -75,7 +77,7 @@ def _edited(edits: list[tuple[int, bytes]]) -> bytes:
     return bytes(content)
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(edits=EDITS, cut=st.integers(0, 40))
 def test_a_package_that_was_changed_anywhere_does_no_harm(
     tmp_path_factory: pytest.TempPathFactory, edits: list[tuple[int, bytes]], cut: int
@@ -116,7 +118,7 @@ def _built(entries: list[tuple[Any, ...]], body: bytes, shift: int) -> bytes:
 BODIES = st.just(ZIP[: STARTS[-4]]) | st.binary(max_size=100)
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(entries=ENTRIES, body=BODIES, shift=st.sampled_from([0, 0, 0, 1]))
 def test_a_package_whose_directory_lies_does_no_harm(
     tmp_path_factory: pytest.TempPathFactory,

@@ -17,6 +17,8 @@ from agent.updates.trust import Trust, View
 from tests.updates.fleet import MODEL, utc
 from tests.updates.worlds import World, make_world, trust_of
 
+pytestmark = pytest.mark.usefixtures("without_fsync")
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
@@ -73,7 +75,7 @@ def _all_flips(world: World, folder: Path, every: int) -> int:
 def test_a_changed_byte_in_some_fields_of_all_metadata_is_refused(
     world: World, tmp_path: Path
 ) -> None:
-    assert _all_flips(world, tmp_path, every=9) > 20
+    assert _all_flips(world, tmp_path, every=15) > 12
 
 
 @pytest.mark.long
@@ -99,7 +101,7 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
 )
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(data=st.data())
 def test_metadata_of_any_form_is_refused_and_no_crash(
     world: World, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -144,7 +146,7 @@ def _any_form(world: World, folder: Path, data: st.DataObject) -> None:
     assert found[0] == world.content
 
 
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(content=st.binary(max_size=60) | st.just(b"[" * 5000) | st.just(b'{"signed":' * 3000))
 def test_bytes_of_any_form_are_refused_and_no_crash(
     world: World, tmp_path_factory: pytest.TempPathFactory, content: bytes

@@ -20,13 +20,15 @@ from agent.errors import StorageError, UsageError, VerificationError
 from agent.updates.client import Client
 from agent.updates.freshness import EXTENSION, SIGNED, freshness_of
 from agent.updates.http_source import HttpSource
-from agent.updates.source import Source
+from agent.updates.source import BusyError, Source
 from agent.updates.trust import Trust, begin_trust
 from tests.crash.power import Disk, Recorder, State, Step, crashes, sync_sites, without
 from tests.updates.fleet import MODEL, utc
 from tests.updates.forge import told_at
-from tests.updates.server import Server
+from tests.updates.server import Server, answers
 from tests.updates.worlds import World, make_world, trust_of
+
+pytestmark = pytest.mark.usefixtures("without_fsync")
 
 
 @pytest.fixture(scope="module")
@@ -237,6 +239,22 @@ def test_metadata_that_expired_is_refused_with_its_age(world: World, tmp_path: P
     trust.refresh(world.second, utc())
     with pytest.raises(VerificationError, match=r"timestamp\.json is expired.* signed 3 days, "):
         trust.refresh(world.second, utc(3.001))
+
+
+def test_a_timestamp_that_was_signed_after_it_expires_sets_no_clock(
+    world: World, tmp_path: Path
+) -> None:
+    repo = world.second.copy()
+    repo.stamp(**{EXTENSION: {SIGNED: "2999-01-01T00:00:00Z"}})
+    assert trust_of(world, tmp_path).refresh(repo, utc()).signed_at() is None
+
+
+def test_a_busy_server_is_told_with_its_time(world: World, server: Server, tmp_path: Path) -> None:
+    server.scripted = "timestamp"
+    server.always = answers("429 Too Many Requests", Retry_After=90)
+    with pytest.raises(BusyError) as found:
+        trust_of(world, tmp_path).refresh(HttpSource(server.url), utc())
+    assert found.value.after_s == 90
 
 
 # A package.
