@@ -13,7 +13,8 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest -n $(TEST_WORKERS) --dist worksteal
 STAMP := $(VENV)/.installed
 DEMO_TARGETS := $(foreach target,intel mobile jetson server-gpu linux-arm,--target $(target))
-COGGED := README.md docs/reference/cli.md docs/reference/profiles.md docs/reference/project-file.md
+COGGED := README.md docs/reference/cli.md docs/reference/profiles.md docs/reference/project-file.md \
+	docs/reference/agent.md docs/explanation/updates.md
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo test test-long check explore bench docs clean
@@ -21,6 +22,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 demo: $(STAMP)
 	$(BIN)/python docs/examples/digits/train.py
 	$(BIN)/sdk build docs/examples/digits $(DEMO_TARGETS) --profile intel=host --jobs 2 --out build
+	@echo
+	$(BIN)/python docs/examples/digits/deliver.py build
 	@echo
 	@echo "report: build/digits/report.html"
 
@@ -37,7 +40,7 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/cog --check $(COGGED)
-	$(PYTEST) -m 'not toolchain and not long and not browser'
+	$(PYTEST) -m 'not toolchain and not device and not long and not browser'
 
 test: $(STAMP)
 	$(PYTEST) -m 'not long'
@@ -46,7 +49,7 @@ test-long: $(STAMP)
 	$(PYTEST) -m long
 
 explore: $(STAMP)
-	$(PYTEST) -m 'not toolchain and not long and not browser' --hypothesis-profile=explore $$(grep -rl '^from hypothesis' tests --include='test_*.py')
+	$(PYTEST) -m 'not toolchain and not device and not long and not browser' --hypothesis-profile=explore $$(grep -rl '^from hypothesis' tests --include='test_*.py')
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.run

@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from agent.config import default_state
 from agent.errors import SlipwayError, UsageError
 from agent.local import Word, say
-from agent.shim import count_start, forget_starts
+from agent.shim import CURRENT, VARIABLE, count_start, default_state, forget_starts, is_on_trial
 from agent.tensors import Array
-from agent.updates.slots import CURRENT, Slot, Slots
+from agent.updates.slots import Slot, Slots
 from agent.variant import VariantRecord, prepared_name
 
 GOOD_RUNS = 20
 """After so many runs without an error the application has said that it is well."""
+_AGAIN_S = 10.0
+"""A word is said again no sooner: nobody may have listened the first time."""
 
 
 class Opened(Protocol):
@@ -41,7 +44,7 @@ class Open(Protocol):
 
 
 class ActiveSession:
-    """A session of whatever is installed, reopened where that changes."""
+    """A session of whatever is installed, reopened where that changes; one run at a time."""
 
     def __init__(self, model: str, state: Path | None, open_variant: Open) -> None:
         """Open it.
@@ -51,13 +54,18 @@ class ActiveSession:
             ToolchainError: its runtime is missing, or refuses the file.
         """
         self._model = model
-        self._state = state or default_state()
+        self._state = (state or default_state()).absolute()
         self._open = open_variant
         self._slots = Slots(self._state / "models" / model)
+        self._link = self._slots.folder / CURRENT
+        # Whoever was started by `sdk-agent exec` was counted there.
+        self._counted = os.environ.get(VARIABLE) == str(self._link)
+        self._turn = threading.Lock()
         self._session: Opened | None = None
         self._slot: Slot | None = None
-        self._link: tuple[int, int] | None = None
+        self._seen: tuple[int, int] | None = None
         self._runs = 0
+        self._said: dict[bool, float] = {}
         self._reopen()
 
     @property
@@ -73,22 +81,24 @@ class ActiveSession:
             UsageError: a name, dtype or shape does not fit the signature.
             SlipwayError: what was installed since cannot be opened.
         """
-        if self._session is None or _identity(self._slots.folder / CURRENT) != self._link:
-            self._reopen()
-        assert self._session is not None
-        try:
-            answer = self._session.run(inputs)
-        except UsageError:
-            raise  # the inputs are wrong, not the release
-        except Exception as error:
-            self.report(good=False, reason=f"a run failed: {error}")
-            raise
-        self._runs += 1
-        if self._runs == 1:
-            forget_starts(self._slots.folder)
-        if self._runs == GOOD_RUNS:
-            self.report(good=True, reason=f"{GOOD_RUNS} runs")
-        return answer
+        with self._turn:
+            if self._session is None or _identity(self._link) != self._seen:
+                self._reopen()
+            assert self._session is not None
+            try:
+                answer = self._session.run(inputs)
+            except UsageError:
+                raise  # the inputs are wrong, not the release
+            except Exception as error:
+                if self._is_due(good=False):
+                    self.report(good=False, reason=f"a run failed: {error}")
+                raise
+            self._runs += 1
+            if self._runs == 1:
+                forget_starts(self._slots.folder)
+            if self._runs >= GOOD_RUNS and self._is_due(good=True) and self._is_waited_for():
+                self.report(good=True, reason=f"{self._runs} runs")
+            return answer
 
     def report(self, *, good: bool, reason: str = "") -> None:
         """Tell the agent how it goes; where none listens, nobody is told."""
@@ -109,9 +119,26 @@ class ActiveSession:
 
     def _reopen(self) -> None:
         self.close()
-        count_start(self._slots.folder)
-        # The link is looked at before the slot: a switch in between is seen by the next run.
-        self._link = _identity(self._slots.folder / CURRENT)
+        if not self._counted:
+            count_start(self._slots.folder)
+        self._counted = False
+        while True:
+            # The link is looked at before the slot: a switch in between is seen by the next run.
+            self._seen = _identity(self._link)
+            try:
+                self._slot = self._opened()
+            except Exception as error:
+                if _identity(self._link) != self._seen:
+                    continue  # it was switched just now, and the slot may be another one already
+                if self._slots.current() is not None and self._is_due(good=False):
+                    reason = error.what if isinstance(error, SlipwayError) else str(error)
+                    self.report(good=False, reason=f"it cannot be opened: {reason}")
+                raise
+            self._runs = 0
+            self._said.clear()
+            return
+
+    def _opened(self) -> Slot:
         slot = self._slots.read(self._slots.current())
         if slot is None:
             raise UsageError(
@@ -120,12 +147,20 @@ class ActiveSession:
                 remedy="Install one: sdk-agent install PACKAGE",
             )
         prepared = self._state / "prepared" / prepared_name(slot.variant)
-        try:
-            self._session = self._open(slot.folder, slot.variant, prepared=prepared)
-        except SlipwayError as error:
-            self.report(good=False, reason=error.what)
-            raise
-        self._slot, self._runs = slot, 0
+        self._session = self._open(slot.folder, slot.variant, prepared=prepared)
+        return slot
+
+    def _is_waited_for(self) -> bool:
+        """The first time always; then as long as a trial lasts: nobody may have listened."""
+        return self._runs == GOOD_RUNS or is_on_trial(self._slots.folder)
+
+    def _is_due(self, *, good: bool) -> bool:
+        """Whether such a word may be said now: rarely enough to cost the application nothing."""
+        last, now = self._said.get(good), time.monotonic()
+        if last is not None and now - last < _AGAIN_S:
+            return False
+        self._said[good] = now
+        return True
 
 
 def _identity(link: Path) -> tuple[int, int] | None:

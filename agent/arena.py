@@ -27,6 +27,7 @@ from agent.tensors import Array
 OnEvent = Callable[[Mapping[str, Any]], None]
 
 _FEWEST_ROUNDS = 3  # even of a model of many seconds a run, whatever the budget
+BUSY = "the machine was busy or throttled: fixed work varied in speed"
 _OVERDRAFT = 4  # a slow contestant may overspend while rounds are still few, but not endlessly
 
 
@@ -270,7 +271,7 @@ class Arena:
             notes.append("the windows' medians had not settled when the budget ended")
         if is_busy(self._spins, tolerance=self._budget.busy_tolerance):
             stable = False
-            notes.append("the machine was busy or throttled: fixed work varied in speed")
+            notes.append(BUSY)
         return Measurement(
             name=name,
             latency_ms=latency(entrant.windows, stable=stable),

@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,18 +19,19 @@ from typing import Any
 
 from agent.errors import EXIT_CODES, NetworkError, SlipwayError, StorageError, UsageError
 
+_INTERRUPTED = 130
 _UNIT = """[Unit]
 Description=Slipway agent
 After=network-online.target
 Wants=network-online.target
 
 [Service]
-ExecStart={program} run --state {state}
+ExecStart={command}
 Restart=always
 RestartSec=10
 # It needs its own folder and the network, nothing else.
 ProtectSystem=strict
-ReadWritePaths={state}
+ReadWritePaths="{state}"
 PrivateTmp=true
 NoNewPrivileges=true
 
@@ -39,24 +42,65 @@ WantedBy=multi-user.target
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit codes are those of `sdk`."""
-    chosen = _parser().parse_args(arguments)
+    chosen = _parsed(sys.argv[1:] if arguments is None else arguments)
     try:
         answer = chosen.does(chosen)
+        if answer is not None:
+            _show(answer, as_json=chosen.json)
     except KeyboardInterrupt:
-        return 130
+        return _INTERRUPTED
     except SlipwayError as error:
-        if chosen.debug:
-            traceback.print_exc()
-        for line in (error.what, error.cause, error.remedy):
-            if line:
-                print(line, file=sys.stderr)
-        return error.exit_code
+        return _say(error, debug=chosen.debug)
     except BrokenPipeError:  # whoever read has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    if answer is not None:
-        _show(answer, as_json=chosen.json)
+    except OSError as error:
+        from agent.files import storage_error
+
+        place = Path(str(error.filename or "?"))
+        return _say(storage_error(error, place), debug=chosen.debug)
+    except Exception:  # noqa: BLE001  the one place where a bug ends
+        return _bug(debug=chosen.debug)
     return 0
+
+
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line; of `exec`, all behind the first `--` is the command to become."""
+    told, command = list(arguments), list[str]()
+    if told[:1] == ["exec"] and "--" in told:
+        at = told.index("--")
+        told, command = told[:at], told[at + 1 :]
+    return _parser().parse_args(told, argparse.Namespace(argv=command))
+
+
+def commands() -> dict[str, str]:
+    """Every command with its help, for the documentation."""
+    actions = _parser()._actions  # noqa: SLF001  argparse has no other door
+    chosen = next(a for a in actions if isinstance(a, argparse._SubParsersAction))  # noqa: SLF001
+    return {name: parser.format_help() for name, parser in chosen.choices.items()}
+
+
+def _say(error: SlipwayError, *, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"error: {error.what}", file=sys.stderr)
+    for line in (error.cause, error.remedy):
+        if line:
+            print(f"       {line}", file=sys.stderr)
+    return error.exit_code
+
+
+def _bug(*, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="slipway-bug-", suffix=".txt", delete=False
+    ) as kept:
+        traceback.print_exc(file=kept)
+    last = traceback.format_exc().strip().splitlines()[-1]
+    print(f"error: this is a bug in Slipway: {last}", file=sys.stderr)
+    print(f"       The traceback is in {kept.name}; please report it.", file=sys.stderr)
+    return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -117,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     shim = add("exec", _exec, "Count a start, then become the command.", "exec minilm -- ./app")
     shim.add_argument("model")
-    shim.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- COMMAND ...")
+    shim.usage = "sdk-agent exec [-h] [--state STATE] MODEL -- COMMAND ..."
     return parser
 
 
@@ -129,6 +173,10 @@ def _config(chosen: Any) -> Any:
 
 def _tell(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+def _tell_json(line: str) -> None:
+    print(json.dumps({"told": line}), flush=True)
 
 
 def _done_by_agent(chosen: Any, request: Mapping[str, Any], here: Callable[[Any], Any]) -> Any:
@@ -174,13 +222,16 @@ def _install(chosen: Any) -> Any:
 def _run(chosen: Any) -> None:
     from agent.updates.run import run
 
-    run(_config(chosen), _tell)
+    if run(_config(chosen), _tell_json if chosen.json else _tell) == signal.SIGINT:
+        raise KeyboardInterrupt
 
 
 def _once(chosen: Any) -> Any:
-    from agent.updates.run import once, told
+    from agent.updates.keeping import Keeper
+    from agent.updates.run import do
 
-    return _done_by_agent(chosen, {"do": "once"}, lambda home: told(once(home, _tell)))
+    request = {"do": "once"}
+    return _done_by_agent(chosen, request, lambda home: do(home, request, _tell, Keeper()))
 
 
 def _status(chosen: Any) -> Any:
@@ -195,9 +246,20 @@ def _doctor(chosen: Any) -> Any:
     return doctor(_config(chosen))
 
 
-def _unit(chosen: Any) -> None:
-    state = _config(chosen).state.absolute()
-    print(_UNIT.format(program=Path(sys.argv[0]).absolute(), state=state), end="")
+def _unit(chosen: Any) -> Any:
+    state = _config(chosen).state
+    own = Path(sys.argv[0]).absolute()
+    program = [own] if own.name == "sdk-agent" else [sys.executable, "-m", "agent"]
+    command = [*program, "run", "--state", state]
+    if chosen.config is not None:
+        command += ["--config", chosen.config.absolute()]
+    # systemd.service(5): quotes keep spaces together, a percent sign begins a specifier.
+    quoted = " ".join('"' + str(word).replace("%", "%%") + '"' for word in command)
+    unit = _UNIT.format(command=quoted, state=str(state).replace("%", "%%"))
+    if chosen.json:
+        return {"unit": unit}
+    print(unit, end="")
+    return None
 
 
 def _by_hand(chosen: Any) -> Any:
@@ -215,7 +277,7 @@ def _health(chosen: Any) -> Any:
     from agent.updates.run import told
 
     if chosen.exit_code == 0:
-        return None
+        return {"heard": False}
     reason = chosen.bad or (f"exit code {chosen.exit_code}" if chosen.exit_code else "")
     word = Word(model=chosen.model, good=bool(chosen.good), reason=reason)
     config = _config(chosen)
@@ -225,29 +287,29 @@ def _health(chosen: Any) -> Any:
         except NetworkError:
             pass  # it died and left its socket: said here instead
         else:
-            return None
+            return {"heard": True}
     from agent.updates.home import Home
     from agent.updates.outcome import watch
 
     with Home(config) as home:
         action = home.journal.unfinished()
         if action is None or action.state != "TRIAL":
-            return None
+            return {"heard": False}
         return told(watch(home, action, (word,)))
 
 
 def _exec(chosen: Any) -> None:
-    from agent.config import default_state
+    from agent.shim import default_state
     from agent.shim import main as become
 
-    command = chosen.argv[1:] if chosen.argv[:1] == ["--"] else chosen.argv
-    if not command:
+    if not chosen.argv:
         raise UsageError(
             "There is no command to become.",
             cause="Nothing stands behind the model.",
-            remedy="sdk-agent exec MODEL -- COMMAND ...",
+            remedy="Write it behind two dashes: sdk-agent exec MODEL -- COMMAND ...",
         )
-    become(chosen.state or default_state(), chosen.model, command)
+    # Nothing else is asked, the configuration neither: it has to work where the agent does not.
+    become(chosen.state or default_state(), chosen.model, chosen.argv)
 
 
 def _show(answer: Mapping[str, Any], *, as_json: bool) -> None:

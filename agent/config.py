@@ -1,22 +1,28 @@
 """What the agent of a device is told: `agent.toml`.
 
 repository = "https://updates.example.org/fleet"   # or a folder
-root = "root.json"                                  # came with the first installation
+root = "root.json"     # whom to trust at first; came with the installation
 group = "line-3"
 poll_s = 60
+reserve_mib = 256      # disk space that no update takes
 [trial]
 seconds = 3600
 confirm = "health"     # "health": the application says so; "deadline": no bad word until then
 [idle]
-hook = "/usr/local/bin/is-idle"                     # ends with 0 where a preflight may disturb
+hook = "/usr/local/bin/is-idle"    # ends with 0 where a preflight may disturb
+[preflight]
+seconds = 900          # of all variants that are tried, together
+memory_mib = 512       # of one variant
 [ladder]
 reserve_mib = 64       # with less memory than this to be had, a lighter variant is taken
+
+Paths are relative to the file.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +30,7 @@ from typing import Any, Literal
 
 from agent.codec import decode
 from agent.errors import SlipwayError, UsageError
+from agent.shim import default_state
 
 Confirm = Literal["health", "deadline"]
 
@@ -33,6 +40,7 @@ class Trial:
     """How a release proves itself after it was activated."""
 
     seconds: float = 3600.0
+    """At most so long; an assignment may ask for less."""
     confirm: Confirm = "health"
     """`health`: it is taken back unless the application says that it is well. `deadline`: it is
     kept unless somebody says that it is not."""
@@ -55,7 +63,8 @@ class Idle:
     """When the device is at rest."""
 
     hook: str | None = None
-    """A program that ends with 0 where it is. Without one the device always is."""
+    """A program that ends with 0 where it is: what is assigned waits for that, and so does what can
+    wait. Without one nothing waits."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,31 +80,27 @@ class Config:
     """One agent's configuration."""
 
     state: Path
+    """The state folder."""
     repository: str | None = None
-    """None: only packages are installed."""
+    """A folder, or an http address. None: only packages are installed."""
     root: Path | None = None
-    """None: `root.json` in the state folder."""
+    """Where the root lies that this device begins with. None: `root.json` in the state folder."""
     group: str | None = None
+    """Whose assignments this device takes beside its own."""
     poll_s: float = 60.0
+    """Seconds between two looks at the repository."""
     reserve_mib: int = 256
     """Disk space that no update takes."""
     trial: Trial = dataclasses.field(default_factory=Trial)
+    """How a release proves itself after it was activated."""
     preflight: Preflight = dataclasses.field(default_factory=Preflight)
+    """What a release may cost before it runs."""
     idle: Idle = dataclasses.field(default_factory=Idle)
+    """When the device is at rest."""
     ladder: Ladder = dataclasses.field(default_factory=Ladder)
+    """When it takes a lighter variant."""
     root_folder: Path = Path("/")
     """Where the machine's own files begin: elsewhere for an agent in a container."""
-
-
-def default_state() -> Path:
-    """`$SLIPWAY_STATE`, else `/var/lib/slipway` for root, else the user's own state folder."""
-    told = os.environ.get("SLIPWAY_STATE")
-    if told:
-        return Path(told)
-    if os.geteuid() == 0:
-        return Path("/var/lib/slipway")
-    base = os.environ.get("XDG_STATE_HOME")
-    return (Path(base) if base else Path.home() / ".local" / "state") / "slipway"
 
 
 def read_config(path: Path | None, state: Path | None) -> Config:
@@ -103,12 +108,13 @@ def read_config(path: Path | None, state: Path | None) -> Config:
 
     Args:
         path: of the file; by default `agent.toml` in the state folder, if it is there.
-        state: the state folder, where it is not the usual one.
+        state: the state folder, where it is not the usual one; it comes before the file's own.
 
     Raises:
-        UsageError: a named file cannot be read, or an entry is not known or wrongly typed.
+        UsageError: a named file cannot be read, or an entry is not known, wrongly typed or out of
+            its range.
     """
-    folder = state or default_state()
+    folder = (state or default_state()).absolute()
     place = path or folder / "agent.toml"
     if path is None and not place.exists():
         return Config(state=folder)
@@ -121,15 +127,68 @@ def read_config(path: Path | None, state: Path | None) -> Config:
             remedy="Correct it; sdk-agent doctor says what is read.",
         ) from error
     _check_known(told, place)
+    if state is not None or "state" not in told:
+        told["state"] = str(folder)
     try:
-        return decode(Config, {"state": str(folder), **told}, place.name)
+        found = decode(Config, told, place.name)
     except SlipwayError as error:
         raise UsageError(
             f"{place}: {error.what}", cause="The entry has another type.", remedy="Correct it."
         ) from error
+    _check_ranges(found, place)
+    return _anchored(found, place.absolute().parent)
 
 
-_TABLES = {"trial": Trial, "preflight": Preflight, "idle": Idle, "ladder": Ladder}
+TABLES: Mapping[str, type] = {
+    "trial": Trial,
+    "preflight": Preflight,
+    "idle": Idle,
+    "ladder": Ladder,
+}
+"""The tables of `agent.toml`."""
+
+_LEAST: Mapping[str, float] = {
+    "poll_s": 1.0,
+    "reserve_mib": 0,
+    "trial.seconds": 1.0,
+    "preflight.seconds": 1.0,
+    "preflight.memory_mib": 1,
+    "preflight.measure_s": 0.1,
+    "ladder.reserve_mib": 0,
+}
+_MOST = 1e7
+"""Seconds or MiB: beyond, a number is a mistake, or infinite."""
+
+
+def _check_ranges(found: Config, place: Path) -> None:
+    for name, least in _LEAST.items():
+        value: Any = found
+        for part in name.split("."):
+            value = getattr(value, part)
+        if value is not None and not (math.isfinite(value) and least <= value <= _MOST):
+            raise UsageError(
+                f"{place}: {name} is {value}, and goes from {least:g} to {_MOST:g}.",
+                cause="A unit was mixed up: names end in theirs.",
+                remedy="Correct it.",
+            )
+
+
+def _anchored(found: Config, folder: Path) -> Config:
+    """The same with all paths absolute: a service does not start in the folder of its file."""
+    repository = found.repository
+    if repository is not None and "://" not in repository:
+        repository = str(folder / repository)
+    hook = found.idle.hook
+    if hook is not None:
+        hook = str(folder / hook)
+    return dataclasses.replace(
+        found,
+        state=folder / found.state,
+        root=None if found.root is None else folder / found.root,
+        repository=repository,
+        idle=Idle(hook=hook),
+        root_folder=folder / found.root_folder,
+    )
 
 
 def _loads(text: str) -> dict[str, Any]:
@@ -143,7 +202,7 @@ def _loads(text: str) -> dict[str, Any]:
 def _check_known(told: Mapping[str, Any], place: Path) -> None:
     known: dict[str, Any] = {field.name: None for field in dataclasses.fields(Config)}
     known |= {
-        name: {field.name for field in dataclasses.fields(kind)} for name, kind in _TABLES.items()
+        name: {field.name for field in dataclasses.fields(kind)} for name, kind in TABLES.items()
     }
     names = [name for name in told if name not in known]
     for table, entries in told.items():

@@ -56,7 +56,7 @@ def device_of(folder: Path) -> Device:
 
     Raises:
         StorageError: the folder cannot be written.
-        VerificationError: the key is not readable, or its name is missing.
+        VerificationError: the key or the name cannot be read.
     """
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -87,14 +87,31 @@ def device_of(folder: Path) -> Device:
         # The name stays when the key is replaced: it is of the first one.
         device_id = hashlib.sha256(device.public_key).hexdigest()[:32]
         write_atomic(name, pretty({"device_id": device_id}))
-    device.device_id = str(json.loads(name.read_bytes())["device_id"])
+    found = named(folder)
+    if found is None:
+        raise VerificationError(
+            f"The device's name in {name} cannot be read.",
+            cause="The file was damaged, or belongs to another user.",
+            remedy="Restore it from a backup. If the key was never replaced, removing the file is "
+            "enough: the name follows from the key.",
+        )
+    device.device_id = found
     return device
 
 
-def boot_id() -> str:
+def named(folder: Path) -> str | None:
+    """The name of the device whose state folder this is; None where there is none to be read."""
+    try:
+        told = json.loads((folder / NAME).read_bytes())["device_id"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return told if isinstance(told, str) and told else None
+
+
+def boot_id(root: Path = Path("/")) -> str:
     """Changes with every start of the device; empty where the system does not tell."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return (root / "proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return ""
 

@@ -91,8 +91,7 @@ class Writer:
 
     def sync(self) -> None:
         """Make what was written durable."""
-        with told(Operation(kind="sync", path=self.path)):
-            os.fsync(self._descriptor)
+        sync_file(self.path, self._descriptor)
 
     def close(self) -> None:
         """Give the descriptor back; some file systems tell of a failed write only here."""
@@ -110,6 +109,12 @@ class Writer:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def sync_file(path: Path, descriptor: int) -> None:
+    """Make the content of an open file durable, whoever wrote it and when."""
+    with told(Operation(kind="sync", path=path)):
+        os.fsync(descriptor)
 
 
 def rename(source: Path, path: Path) -> None:
@@ -135,7 +140,7 @@ def unlink(path: Path) -> None:
     if not path.is_symlink() and not path.exists():
         return
     with told(Operation(kind="unlink", path=path)):
-        path.unlink()
+        path.unlink(missing_ok=True)
 
 
 def mkdir(path: Path, mode: int = 0o755) -> bool:

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from agent import disk
 from agent.errors import StorageError
 
 CHUNK_BYTES = 1 << 20
+_LEFT_BEHIND = re.compile(r"\..+\.([0-9a-f]{8}|link)")
+"""What `write_atomic` and `point_link` begin with."""
 
 
 def sha256_of(path: Path) -> str:
@@ -111,27 +114,47 @@ def share(source: Path, destination: Path) -> None:
             copy.sync()
 
 
+def settle(folder: Path) -> None:
+    """Make durable what a folder holds after whoever wrote there was killed, and clear up after it.
+
+    A process that ended between a rename and the sync that follows has left a name that everybody
+    sees and a power cut takes away: whoever goes on from there would build on it.
+    """
+    with storage_errors(folder):
+        for entry in sorted(folder.iterdir()):
+            if _LEFT_BEHIND.fullmatch(entry.name) and (entry.is_symlink() or entry.is_file()):
+                disk.unlink(entry)
+        disk.sync_folder(folder)
+
+
 def remove_tree(folder: Path) -> None:
     """Remove a folder and all in it; one that is not there is no error.
 
     This is not made durable: after a power cut some of it may be back.
+
+    Raises:
+        StorageError: some of it cannot be removed.
     """
     try:
         entries = list(os.scandir(folder))
     except (FileNotFoundError, NotADirectoryError):
         return
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            remove_tree(Path(entry.path))
-        else:
-            disk.unlink(Path(entry.path))
-    disk.rmdir(folder)
+    with storage_errors(folder):
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                remove_tree(Path(entry.path))
+            else:
+                disk.unlink(Path(entry.path))
+        disk.rmdir(folder)
 
 
 def point_link(link: Path, target: str) -> None:
-    """Make `link` a symbolic link to `target` (relative to the link), replacing it atomically."""
+    """Make `link` a symbolic link to `target` (relative to the link), replacing it atomically.
+
+    One process at a time: its caller holds a lock.
+    """
     with storage_errors(link):
-        beside = link.with_name(f".{link.name}.{os.getpid()}")
+        beside = link.with_name(f".{link.name}.link")
         disk.unlink(beside)
         disk.symlink(target, beside)
         disk.rename(beside, link)

@@ -15,17 +15,25 @@ import dataclasses
 import json
 import selectors
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from agent.errors import NetworkError, SlipwayError, UsageError, from_record, to_record
+from agent.files import storage_error
 
 HEALTH, AGENT = "health.sock", "agent.sock"
 MOST_BYTES = 4096
 MOST_REASON = 500
+MOST_CALLS = 16
+"""So many are heard in a row: whoever calls without an end cannot hold the agent up."""
 _HEARS_S = 1.0
-"""So long somebody may take to say one line: the agent waits for nobody."""
+"""So long somebody may take to say one line, and to take the answer: the agent waits for nobody."""
+_SAYS_S = 0.5
+"""So long an application waits to be heard."""
+_ASKS_S = 5.0
+"""So long an operator waits to be heard; the answer takes as long as what is asked for."""
 
 Do = Callable[[Mapping[str, Any]], Any]
 
@@ -45,8 +53,9 @@ def say(state: Path, word: Word) -> None:
     Raises:
         NetworkError: no agent listens.
     """
-    with _connected(state / HEALTH) as line:
-        line.sendall(_line(dataclasses.asdict(word)))
+    with _connected(state / HEALTH, _SAYS_S) as line:
+        told = dataclasses.replace(word, reason=plain(word.reason))
+        line.sendall(_line(dataclasses.asdict(told)))
 
 
 def ask(state: Path, request: Mapping[str, Any]) -> Any:
@@ -56,7 +65,7 @@ def ask(state: Path, request: Mapping[str, Any]) -> Any:
         NetworkError: no agent listens.
         SlipwayError: what the agent answers, of the kind that it was there.
     """
-    with _connected(state / AGENT) as line, line.makefile("rb") as answers:
+    with _connected(state / AGENT, _ASKS_S) as line, line.makefile("rb") as answers:
         line.sendall(_line(request))
         line.settimeout(None)
         told = answers.readline()
@@ -70,6 +79,11 @@ def ask(state: Path, request: Mapping[str, Any]) -> Any:
     if "error" in answer:
         raise from_record(answer["error"])
     return answer["answer"]
+
+
+def plain(reason: str) -> str:
+    """A reason as it is kept: short, and of printable characters alone."""
+    return "".join(c if c.isprintable() else " " for c in reason[:MOST_REASON])
 
 
 class Listener:
@@ -92,16 +106,21 @@ class Listener:
             do: is called with each request, and its answer or its SlipwayError is sent back.
         """
         for key, _ in self._selector.select(timeout_s):
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    line, _ = key.fileobj.accept()  # type: ignore[union-attr]
-                    with line, contextlib.suppress(OSError):
-                        line.settimeout(_HEARS_S)
-                        told = _heard(line)
-                        if key.fileobj is self._agent:
-                            line.sendall(_line(_answer(told, do)))
-                        elif (word := _word(told)) is not None:
-                            yield word
+            heard_by: Any = key.fileobj
+            for _ in range(MOST_CALLS):
+                try:
+                    line, _ = heard_by.accept()
+                except OSError:  # nobody else, or gone again
+                    break
+                with line:
+                    told = _heard(line)
+                    if heard_by is self._agent:
+                        answer = _line(_answer(told, do))
+                        with contextlib.suppress(OSError):  # gone: it is done all the same
+                            line.settimeout(_HEARS_S)
+                            line.sendall(answer)
+                    elif (word := _word(told)) is not None:
+                        yield word
 
     def close(self) -> None:
         """Stop listening."""
@@ -113,10 +132,10 @@ class Listener:
 
 
 @contextlib.contextmanager
-def _connected(path: Path) -> Iterator[socket.socket]:
+def _connected(path: Path, timeout_s: float) -> Iterator[socket.socket]:
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
-            line.settimeout(5.0)
+            line.settimeout(timeout_s)
             line.connect(_short(path))
             yield line
     except OSError as error:
@@ -157,19 +176,21 @@ def _short(path: Path) -> str:
 
 
 def _line(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, default=str).encode() + b"\n"
+    return json.dumps(value, default=str, ensure_ascii=False).encode() + b"\n"
 
 
 def _heard(line: socket.socket) -> dict[str, Any] | None:
-    content = b""
+    """What somebody says; None where that is no line of JSON, is too long, or takes too long."""
+    content, until = b"", time.monotonic() + _HEARS_S
     with contextlib.suppress(OSError):
         while b"\n" not in content and len(content) < MOST_BYTES:
+            line.settimeout(max(0.001, until - time.monotonic()))
             part = line.recv(MOST_BYTES - len(content))
             if not part:
                 break
             content += part
     with contextlib.suppress(ValueError, RecursionError):
-        told = json.loads(content)
+        told = json.loads(content.partition(b"\n")[0])
         return told if isinstance(told, dict) else None
     return None
 
@@ -180,14 +201,19 @@ def _word(told: Mapping[str, Any] | None) -> Word | None:
     good, reason = told.get("good"), told.get("reason", "")
     if not isinstance(good, bool) or not isinstance(reason, str):
         return None
-    plain = "".join(c if c.isprintable() else " " for c in reason[:MOST_REASON])
-    return Word(model=told["model"], good=good, reason=plain)
+    return Word(model=told["model"], good=good, reason=plain(reason))
 
 
 def _answer(told: Mapping[str, Any] | None, do: Do) -> dict[str, Any]:
     try:
         if told is None:
-            raise UsageError("That is no request: one line of JSON is.")
+            raise UsageError(
+                "That is no request.",
+                cause=f"A request is one line of JSON of at most {MOST_BYTES} bytes.",
+                remedy="Ask by sdk-agent, or as the reference of the protocol says.",
+            )
         return {"answer": do(told)}
     except SlipwayError as error:
         return {"error": to_record(error)}
+    except OSError as error:
+        return {"error": to_record(storage_error(error, Path(str(error.filename or "?"))))}

@@ -6,39 +6,58 @@ starts of a trial in a file, and after the third it points `current` back at the
 
     models/<name>/trial   {"slot": "B", "old": "A", "starts": 2, "most": 3}, there while on trial
 
-The agent writes the file when a trial begins and removes it when the trial is over.
+The agent writes the file when a trial begins and removes it when the trial is over. Where that
+file cannot be written, since the application runs as another user, nothing is counted.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 TRIAL, CURRENT = "trial", "current"
 SLOTS = ("A", "B")
+VARIABLE = "SLIPWAY_MODEL"
+"""In the environment of what `sdk-agent exec` becomes: the folder of the release that runs."""
+_SYSTEM = Path("/var/lib/slipway")
+_WAITS_S = 2.0
+
+
+def default_state() -> Path:
+    """`$SLIPWAY_STATE`, else the user's own state folder, else that of the whole device."""
+    told = os.environ.get("SLIPWAY_STATE")
+    if told:
+        return Path(told).absolute()
+    base = os.environ.get("XDG_STATE_HOME")
+    own = (Path(base) if base else Path.home() / ".local" / "state") / "slipway"
+    # Whoever is not root asks for the agent of the device, unless there is one of their own.
+    return _SYSTEM if os.geteuid() == 0 or (_SYSTEM.is_dir() and not own.is_dir()) else own
 
 
 def count_start(model: Path) -> str | None:
     """Count one start of a model's application; what was done about it, in words, if anything was.
 
-    Whoever may not write there is not counted: the application then runs as another user.
-
     Args:
         model: its folder, `models/<name>`.
     """
-    trial = _trial(model)
-    if trial is None or _current(model) != trial["slot"]:
-        return None  # no trial, or the switch has not been made
-    starts, most, old = trial["starts"] + 1, trial["most"], trial["old"]
     try:
-        _write(model / TRIAL, {**trial, "starts": starts})
-        if starts <= most or old is None or not (model / old / "manifest.json").is_file():
-            return None
-        _point(model / CURRENT, old)
+        with counting(model):
+            trial = trial_of(model)
+            if trial is None or _current(model) != trial["slot"]:
+                return None  # no trial, or the switch has not been made
+            starts, most, old = trial["starts"] + 1, trial["most"], trial["old"]
+            _write(model / TRIAL, {**trial, "starts": starts})
+            if starts <= most or old is None or not (model / old / "manifest.json").is_file():
+                return None
+            _point(model / CURRENT, old)
     except OSError:
         return None
     return f"{most} starts and no good word: back to slot {old}"
@@ -46,25 +65,56 @@ def count_start(model: Path) -> str | None:
 
 def forget_starts(model: Path) -> None:
     """The application runs well so far: only starts without a good run count."""
-    trial = _trial(model)
-    if trial is not None and trial["starts"] and _current(model) == trial["slot"]:
-        with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError), counting(model):
+        trial = trial_of(model)
+        if trial is not None and trial["starts"] and _current(model) == trial["slot"]:
             _write(model / TRIAL, {**trial, "starts": 0})
+
+
+def is_on_trial(model: Path) -> bool:
+    """Whether what runs is on trial, as far as the file tells."""
+    trial = trial_of(model)
+    return trial is not None and _current(model) == trial["slot"]
 
 
 def starts_of(model: Path) -> int:
     """How often the application was started in this trial without a good run."""
-    trial = _trial(model)
+    trial = trial_of(model)
     return 0 if trial is None else int(trial["starts"])
 
 
+@contextlib.contextmanager
+def counting(model: Path) -> Iterator[None]:
+    """One at a time: two that start at once count twice, and none counts what the agent has ended.
+
+    Nobody waits for long: an application has to start, whoever holds the lock and hangs.
+
+    Raises:
+        OSError: the folder is not there, or may not be read.
+    """
+    descriptor = os.open(model, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        until = time.monotonic() + _WAITS_S
+        while not _taken(descriptor) and time.monotonic() < until:
+            time.sleep(0.005)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def main(state: Path, model: str, command: list[str]) -> None:
-    """Count, then become the command; `SLIPWAY_MODEL` in its environment is what runs."""
-    folder = state / "models" / model
+    """Count, then become the command; `SLIPWAY_MODEL` in its environment is what runs.
+
+    Args:
+        state: the state folder.
+        model: its name.
+        command: the program and its arguments.
+    """
+    folder = (state / "models" / model).absolute()
     done = count_start(folder)
     if done:
         print(f"sdk-agent: {model}: {done}", file=sys.stderr)
-    environment = {**os.environ, "SLIPWAY_MODEL": str(folder / CURRENT)}
+    environment = {**os.environ, VARIABLE: str(folder / CURRENT)}
     try:
         os.execvpe(command[0], command, environment)  # noqa: S606  it is to become that
     except OSError as error:
@@ -72,7 +122,7 @@ def main(state: Path, model: str, command: list[str]) -> None:
         sys.exit(127 if isinstance(error, FileNotFoundError) else 126)  # as a shell says it
 
 
-def _trial(model: Path) -> dict[str, Any] | None:
+def trial_of(model: Path) -> dict[str, Any] | None:
     """The trial's file; None where there is none, or it says nothing that makes sense."""
     try:
         told = json.loads((model / TRIAL).read_bytes())
@@ -84,8 +134,16 @@ def _trial(model: Path) -> dict[str, Any] | None:
             "starts": int(told["starts"]),
             "most": int(told["most"]),
         }
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
+
+
+def _taken(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EAGAIN, errno.EACCES)  # a file system without locks
+    return True
 
 
 def _current(model: Path) -> str | None:

@@ -90,12 +90,23 @@ def estimate_error(environment: dict[str, str], folder: Path) -> Iterator[Row]:
     yield Row(name="estimate / published, typical factor", value=off.spread, bound=1.5, unit="x")
 
 
+def updates(environment: dict[str, str], folder: Path) -> Iterator[Row]:
+    """The agent's footprint, and what a release costs to publish and to send."""
+    del environment
+    from benchmarks import updates as measured
+
+    yield from measured.footprint(folder)
+    yield from measured.publishing(folder)
+    yield from measured.deltas(folder)
+
+
 BENCHMARKS: dict[str, Callable[[dict[str, str], Path], Iterator[Row]]] = {
     "help": help_time,
     "rebuild": rebuild_time,
     "cold": cold,
     "chosen": chosen,
     "estimate": estimate_error,
+    "updates": updates,
 }
 
 

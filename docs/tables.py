@@ -30,6 +30,14 @@ VERBS = (
     "report",
     "accept",
     "history",
+    "keys init",
+    "keys add-model",
+    "keys rotate",
+    "keys status",
+    "publish",
+    "assign",
+    "revoke",
+    "repo refresh",
 )
 
 
@@ -42,6 +50,75 @@ def exit_codes() -> str:
     from agent.errors import EXIT_CODES
 
     return table(["code", "meaning"], [[str(k), v] for k, v in EXIT_CODES.items()])
+
+
+def states_picture() -> str:
+    """The states of an action on a device, for whatever draws Mermaid."""
+    from agent.updates.states import FINAL, TRANSITIONS
+
+    lines = ["```mermaid", "stateDiagram-v2", "    [*] --> RECEIVED"]
+    lines += [f"    {state} --> {then}" for state, follow in TRANSITIONS.items() for then in follow]
+    lines += [f"    {state} --> [*]" for state in TRANSITIONS if state in FINAL]
+    return "\n".join([*lines, "```"])
+
+
+def states() -> str:
+    """When one state follows another."""
+    from agent.updates.states import TRANSITIONS
+
+    rows = [
+        [f"`{state}`", f"`{then}`", why]
+        for state, follow in TRANSITIONS.items()
+        for then, why in follow.items()
+    ]
+    return table(["from", "to", "when"], rows)
+
+
+def agent_settings() -> str:
+    """Every entry of agent.toml, as its dataclass tells it."""
+    from agent.config import TABLES, Config
+
+    hidden = {"state", *TABLES}
+    rows = [row for row in _settings(Config, "") if row[0].strip("`") not in hidden]
+    for name, kind in TABLES.items():
+        rows += _settings(kind, f"{name}.")
+    return table(["entry", "default", "meaning"], rows)
+
+
+def _settings(kind: type, prefix: str) -> list[list[str]]:
+    """A row for each field: its default, and the string that stands under it."""
+    import ast
+    import dataclasses
+    import inspect
+    import textwrap
+
+    (body,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(body, ast.ClassDef)
+    notes: dict[str, str] = {}
+    for line, following in zip(body.body, body.body[1:], strict=False):
+        if isinstance(line, ast.AnnAssign) and isinstance(following, ast.Expr):
+            assert isinstance(line.target, ast.Name)
+            assert isinstance(following.value, ast.Constant)
+            notes[line.target.id] = " ".join(str(following.value.value).split())
+    rows = []
+    for field in dataclasses.fields(kind):
+        if field.default is dataclasses.MISSING:
+            default = ""
+        else:
+            default = "none" if field.default is None else f"`{field.default}`"
+        rows.append([f"`{prefix}{field.name}`", default, notes[field.name]])
+    return rows
+
+
+def agent_helps() -> str:
+    """The help of every command of the agent."""
+    os.environ["COLUMNS"] = "80"
+    from agent.cli import commands
+
+    blocks = []
+    for name, told in commands().items():
+        blocks.append(f"### `sdk-agent {name}`\n\n```text\n{told.rstrip()}\n```")
+    return "\n\n".join(blocks)
 
 
 def limits() -> str:

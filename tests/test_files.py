@@ -21,7 +21,7 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     assert [path.name for path in target.parent.iterdir()] == ["a.json"]
 
 
-@pytest.mark.parametrize("step", ["fsync", "replace"])
+@pytest.mark.parametrize("step", ["fsync", "rename"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS])
 def test_a_failure_at_any_step_keeps_the_old_content_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, code: int
@@ -35,7 +35,7 @@ def test_a_failure_at_any_step_keeps_the_old_content_and_leaves_nothing(
     if step == "fsync":
         monkeypatch.setattr(files.os, "fsync", fail)
     else:
-        monkeypatch.setattr(files.Path, "replace", fail)
+        monkeypatch.setattr(files.Path, "rename", fail)
     with pytest.raises(StorageError) as found:
         write_atomic(target, b"new")
     assert ("No space left" in found.value.what) == (code == errno.ENOSPC)

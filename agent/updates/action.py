@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from agent.codec import pretty
+from agent.codec import encode, pretty
 from agent.errors import NetworkError, SlipwayError, VerificationError
-from agent.files import remove_tree, write_atomic
+from agent.files import remove_tree, storage_error, write_atomic
 from agent.formats import formats
 from agent.manifest import Manifest, parse
 from agent.updates.assignment import SignedAssignment, moment
@@ -26,11 +26,13 @@ from agent.updates.proof import Proof
 from agent.updates.proving import (
     Prove,
     counts_as_quiet,
-    is_at_rest,
+    is_here,
     prove_apart,
     question,
     relative,
+    rest_of,
 )
+from agent.updates.report import integers_only
 from agent.updates.shim_file import begin_count
 from agent.updates.slots import MANIFEST, OWN_FILES, sha256_of_bytes
 from agent.updates.sound import check_sound
@@ -38,7 +40,8 @@ from agent.updates.source import Source
 from agent.updates.states import State
 from agent.updates.trust import View
 
-BUSY = "waiting for the device to come to rest"
+_ASSIGNED = ("online", "offline")
+"""Actions that somebody assigned; the others are the device's own way to help itself."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,6 +112,9 @@ def advance(home: Home, action: Action, means: Means) -> Action:
             raise
         except SlipwayError as error:
             action = fail(home, action, error.what)
+        except OSError as error:
+            place = Path(str(error.filename or home.folder))
+            action = fail(home, action, storage_error(error, place).what)
         if action.state == before.state:  # it has to wait
             return action
         reason = f": {action.reason}" if action.reason else ""
@@ -145,13 +151,16 @@ def _downloading(home: Home, action: Action, means: Means) -> Action:
     manifest = _manifest(home, action)
     tried = _offer(home, action, manifest).tried
     source = means.supply.source if means.supply else None
+    bases = relative(manifest, tried, action.order.gates)
+    if source is None:  # a way back needs no network: gates without their baseline are skipped
+        bases = [base for base in bases if is_here(home.blobs, base)]
 
     def told(line: str) -> None:
         means.tell(f"{action.model}: {line}")
 
     all_of(
         manifest,
-        [*tried, *relative(manifest, tried)],
+        [*tried, *bases],
         home.blobs,
         source,
         home.staging(action.id),
@@ -162,11 +171,12 @@ def _downloading(home: Home, action: Action, means: Means) -> Action:
 
 
 def _staged(home: Home, action: Action, means: Means) -> Action:
-    """Wait for the operator's hook, where there is one."""
+    """Wait for the operator's hook, where there is one; what saves the device does not wait."""
     del means
-    if home.config.idle.hook is not None and not is_at_rest(home):
-        if action.reason != BUSY:  # noted once: `status` tells it, and a poll costs no write
-            return home.journal.enter(action, "STAGED", BUSY)
+    rest = rest_of(home) if action.kind in _ASSIGNED else None
+    if rest is not None and not rest.at_rest:
+        if action.reason != rest.why:  # noted once: `status` tells it, and a poll costs no write
+            return home.journal.enter(action, "STAGED", rest.why)
         return action
     return home.journal.enter(action, "PREFLIGHT")
 
@@ -176,6 +186,7 @@ def _preflight(home: Home, action: Action, means: Means) -> Action:
     manifest = _manifest(home, action)
     found = _offer(home, action, manifest)
     proofs = _proofs(home, action, manifest, found, means)
+    write_atomic(home.staging(action.id) / PROOF, pretty(integers_only(encode(proofs))))
     passed = [v for v in found.tried if v.id in proofs and proofs[v.id].passed]
     if not passed:
         told = [f"{name}: {'; '.join(proof.reasons)}" for name, proof in proofs.items()]
@@ -185,7 +196,7 @@ def _preflight(home: Home, action: Action, means: Means) -> Action:
         chosen = min(passed, key=lambda variant: proofs[variant.id].p50_ms)
     slots = home.slots(action.model)
     spare = slots.spare()
-    write_atomic(home.staging(action.id) / PROOF, pretty(proofs[chosen.id]))
+    home.note_proven(action.model, spare, action.order.manifest_sha256, chosen.id)
     content = _manifest_bytes(home, action)
     slots.fill(spare, content, chosen, home.blobs, prepared=home.prepared(manifest, chosen))
     return home.journal.enter(
@@ -256,6 +267,10 @@ def _proofs(
     slots = home.slots(action.model)
     running = slots.read(slots.current())
     quiet = counts_as_quiet(home, running)
+    gates = action.order.gates
+    if action.kind not in _ASSIGNED:
+        # What ran before, or is lighter, may well be slower than what it stands in for.
+        running = None
     folder = home.staging(action.id)
     deadline = time.monotonic() + home.config.preflight.seconds
     proofs: dict[str, Proof] = {}
@@ -265,12 +280,12 @@ def _proofs(
             means.tell(f"{action.model}: no time is left to try {variant.id}")
             break
         means.tell(f"{action.model}: proving {variant.id}")
-        asked = question(
-            home, manifest, variant, action.order.gates, running, folder / "try", quiet=quiet
-        )
+        asked = question(home, manifest, variant, gates, running, folder / "try", quiet=quiet)
         log = folder / "preflight.log"
         proofs[variant.id] = means.prove(home, asked, log=log, time_limit_s=max(1.0, left))
         remove_tree(folder / "try")
+        for note in proofs[variant.id].notes:
+            means.tell(f"{action.model}: {variant.id}: {note}")
         if proofs[variant.id].passed and not found.measures:
             break
     return proofs
@@ -307,4 +322,4 @@ def _manifest(home: Home, action: Action) -> Manifest:
     return parse(_manifest_bytes(home, action))
 
 
-__all__ = ["BUSY", "Means", "Supply", "advance", "begin", "begin_here"]
+__all__ = ["Means", "Supply", "advance", "begin", "begin_here"]

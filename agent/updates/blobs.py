@@ -11,7 +11,7 @@ from typing import IO
 
 from agent import disk
 from agent.errors import VerificationError
-from agent.files import sha256_of_stream
+from agent.files import sha256_of, sha256_of_stream
 
 _HEX = re.compile(r"[0-9a-f]{64}")
 
@@ -44,8 +44,27 @@ class Blobs:
         except OSError:
             return False
 
+    def drop_damaged(self, sha256: str) -> bool:
+        """Hash a blob that was here before, and remove it if it is not what it was.
+
+        Slots keep their links to it: what they hold is looked at apart.
+
+        Returns:
+            Whether it was removed.
+        """
+        try:
+            if sha256_of(self.path(sha256)) == sha256:
+                return False
+        except FileNotFoundError:
+            return False
+        disk.unlink(self.path(sha256))
+        return True
+
     def adopt(self, part: Path, sha256: str, length: int) -> Path:
-        """Take a finished download, whose content is durable, under its hash.
+        """Take a finished download under its hash.
+
+        It is made durable here and not by who wrote it: that may have been an agent that was
+        killed before it could, and a hash is of what the memory holds, not the disk.
 
         Raises:
             VerificationError: its content is something else; the download is removed.
@@ -59,6 +78,7 @@ class Blobs:
                 disk.unlink(part)
                 raise _changed(f"{state.st_size} bytes with sha256 {found[:16]}… came", sha256)
             os.fchmod(stream.fileno(), 0o444)
+            disk.sync_file(part, stream.fileno())
             disk.rename(part, place)
             # What has the name now is what was hashed: somebody may have swapped it in between.
             if not os.path.samestat(place.lstat(), state):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import NetworkError, SlipwayError, VerificationError
-from agent.files import storage_errors
+from agent.files import storage_error, storage_errors
 from agent.updates.source import MissingError, Source, read_short
 
 METADATA = "metadata"
@@ -137,6 +137,8 @@ def tuf_errors() -> Iterator[None]:
             cause="The network or the server is down, or the repository is not there.",
             remedy="It is tried again by itself.",
         ) from error
+    except OSError as error:  # of its copy of the metadata, which python-tuf writes itself
+        raise storage_error(error, Path(error.filename or "trust")) from error
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         # What is malformed in a way that python-tuf did not think of is malformed all the same.
         raise _untrusted(f"{type(error).__name__}: {error}"[:300], *_OTHERWISE) from error

@@ -6,24 +6,27 @@ blobs/sha256/  staging/<action>/  models/<name>/{A,B,current,trial}  prepared/  
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import fcntl
+import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
+from agent.codec import canonical
 from agent.config import Config
 from agent.device import Device, boot_id, device_of, uptime_s
 from agent.errors import StorageError, UsageError
-from agent.files import make_folders, storage_errors
+from agent.files import make_folders, remove_tree, storage_error, storage_errors
 from agent.identity import fingerprint
 from agent.manifest import Fingerprint, Manifest, VariantEntry
 from agent.names import check_part
 from agent.updates.blobs import Blobs
 from agent.updates.journal import Journal
-from agent.updates.slots import Slot, Slots, variant_record
+from agent.updates.slots import Slot, SlotName, Slots, variant_record
 from agent.updates.states import Clock
 from agent.updates.trust import ROOT, Revoked, Trust
 from agent.variant import prepared_name
@@ -38,6 +41,7 @@ _FOLDERS = {
     "staging": 0o700,
     "trust": 0o700,
 }
+_FULL_BYTES = 1 << 20
 
 
 class Home:
@@ -56,15 +60,15 @@ class Home:
         with storage_errors(self.folder):
             for name, mode in _FOLDERS.items():
                 make_folders(self.folder / name, mode)
-        self._lock = _locked(self.folder)
-        try:
-            self.journal = Journal(self.folder / "agent.db")
+        with contextlib.ExitStack() as opened:
+            lock = _locked(self.folder)
+            opened.callback(os.close, lock)
+            self.trust = Trust(self.folder / "trust", _root(config))
+            self.journal = _journal(self.folder)
+            opened.callback(self.journal.close)
             self.device: Device = device_of(self.folder)
             self.blobs = Blobs(self.folder / "blobs" / "sha256")
-            self.trust = Trust(self.folder / "trust", _root(config))
-        except BaseException:
-            os.close(self._lock)
-            raise
+            self._opened = opened.pop_all()
 
     def slots(self, model: str) -> Slots:
         """A model's slots.
@@ -107,13 +111,31 @@ class Home:
         name = f"prepared/{prepared_name(variant_record(manifest, variant))}"
         return name if (self.folder / name).is_dir() else None
 
+    def software(self) -> str:
+        """A name for the software of this device: what was proven under one is not under another.
+
+        sha256 of the fingerprint's `software`.
+        """
+        return hashlib.sha256(canonical(self.fingerprint().software)).hexdigest()
+
+    def is_proven(self, slot: Slot) -> bool:
+        """Whether what lies in a slot was proven under the software that is here now."""
+        about = [slot.record.manifest_sha256, slot.record.variant, self.software()]
+        proven: bool = self.journal.fact(_proven(slot.manifest.model, slot.name)) == about
+        return proven
+
+    def note_proven(self, model: str, slot: SlotName, manifest_sha256: str, variant: str) -> None:
+        """Remember that what lies in a slot was proven just now."""
+        about = [manifest_sha256, variant, self.software()]
+        self.journal.set_fact(_proven(model, slot), about)
+
     def staging(self, action: str) -> Path:
         """A folder for one action's parts."""
         return self.folder / "staging" / check_part(action)
 
     def fingerprint(self) -> Fingerprint:
         """What this device is now."""
-        return fingerprint()
+        return fingerprint(self.config.root_folder)
 
     def now(self) -> dt.datetime:
         """UTC, and never before the last time that a key which is trusted now has signed.
@@ -141,7 +163,7 @@ class Home:
 
     def clock(self) -> Clock:
         """For deadlines."""
-        return Clock(boot_id=boot_id(), uptime_s=uptime_s())
+        return Clock(boot_id=boot_id(self.config.root_folder), uptime_s=uptime_s())
 
     def free_bytes(self) -> int:
         """Room on the disk beside what is kept free."""
@@ -149,8 +171,7 @@ class Home:
 
     def close(self) -> None:
         """Let another agent have it."""
-        self.journal.close()
-        os.close(self._lock)
+        self._opened.close()
 
     def __enter__(self) -> Home:
         return self
@@ -164,21 +185,51 @@ class Home:
         self.close()
 
 
+def is_held(folder: Path) -> bool | None:
+    """Whether an agent has a state folder; None where the system does not tell (proc(5))."""
+    try:
+        inode = str(folder.stat().st_ino)
+        locks = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    except (OSError, ValueError):
+        return None
+    held = (line.split() for line in locks if " FLOCK " in line)
+    return any(words[5].rpartition(":")[2] == inode for words in held if len(words) > 5)
+
+
+def _proven(model: str, slot: SlotName) -> str:
+    return f"proven:{model}:{slot}"
+
+
 def _locked(folder: Path) -> int:
     """A lock on the folder itself: one that was moved aside and made anew is another one."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    with storage_errors(folder):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.fstat(descriptor).st_ino != folder.stat().st_ino:
             raise BlockingIOError
-    except BlockingIOError as error:
+    except OSError as error:
         os.close(descriptor)
+        if not isinstance(error, BlockingIOError):
+            raise storage_error(error, folder) from error
         raise StorageError(
             f"Another agent has the state folder {folder}.",
             cause="sdk-agent run is already running, perhaps as a service.",
             remedy="Stop it first (systemctl stop slipway-agent), or name another --state.",
         ) from error
     return descriptor
+
+
+def _journal(folder: Path) -> Journal:
+    """The journal; on a disk that is too full to open it, what was fetched goes first."""
+    try:
+        return Journal(folder / "agent.db")
+    except StorageError:
+        if shutil.disk_usage(folder).free >= _FULL_BYTES:
+            raise
+        for path in (folder / "staging").iterdir():
+            remove_tree(path)
+        return Journal(folder / "agent.db")
 
 
 def _root(config: Config) -> bytes:

@@ -23,7 +23,7 @@ from agent.updates.package import ASSIGNMENT, PackageSource
 from agent.updates.proving import Prove, prove_apart
 from agent.updates.slots import MANIFEST, Slot
 from agent.updates.source import read_short
-from agent.updates.states import CANCELLABLE
+from agent.updates.states import CANCELLABLE, FINAL
 
 
 def install(home: Home, path: Path, tell: Tell, prove: Prove = prove_apart) -> Action:
@@ -98,11 +98,12 @@ def unfit(home: Home, old: Slot, *, by_itself: bool = False) -> str | None:
     """
     if home.is_revoked(old.manifest):
         return "was revoked"
-    last = home.journal.last_with(old.manifest.model, old.record.manifest_sha256)
+    model, record = old.manifest.model, old.record
+    last = home.journal.last_with(model, record.manifest_sha256, record.variant)
     if last is None or (last.kind == "rollback" and not by_itself):
         return None
-    if last.state in ("ROLLED_BACK", "FAILED"):
-        return f"was taken back here ({last.reason})"
+    if last.state in FINAL and last.state != "CONFIRMED":
+        return f"was refused or taken back here ({last.reason})"
     return None
 
 

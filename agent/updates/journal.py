@@ -17,50 +17,27 @@ from typing import Any, Literal
 
 from agent import disk
 from agent.codec import canonical, decode
-from agent.errors import StorageError, VerificationError
+from agent.errors import SlipwayError, StorageError, VerificationError
 from agent.files import storage_errors
 from agent.manifest import Gate
-from agent.updates.states import FINAL, Clock, State, may_follow
+from agent.names import check_path
+from agent.updates.journal_file import looked_at, opened, unusable
+from agent.updates.states import FINAL, TRANSITIONS, Clock, State, may_follow
 
-SCHEMA = 1
 BLOCK = 1000
 """Numbers of requests are reserved so many at a time: after a crash some are skipped, none is used
 twice."""
-_TABLES = """
-create table action (
-    id text primary key,
-    model text not null,
-    kind text not null,
-    state text not null,
-    order_json text not null,
-    slot text,
-    old_slot text,
-    variant text,
-    reason text not null default '',
-    deadline_boot text,
-    deadline_s real,
-    boots integer not null default 0,
-    writes integer not null default 0
-) strict;
-create table entry (
-    journal_seq integer primary key autoincrement,
-    action text not null references action (id),
-    state text not null,
-    reason text not null,
-    at real not null
-) strict;
-create table report (
-    id text primary key,
-    action text,
-    state text not null,
-    envelope blob not null,
-    sent integer not null default 0
-) strict;
-create table number (name text primary key, value integer not null) strict;
-create table fact (name text primary key, value text not null) strict;
-"""
-
-
+KEPT = 500
+"""Actions, the newest ones; their reports are sent by then, or nobody wants them."""
+_FORGET = tuple(
+    f"delete from {table} where {column} in "  # noqa: S608
+    "(select id from action order by rowid desc limit -1 offset ?)"
+    for table, column in (("entry", "action"), ("report", "action"), ("action", "id"))
+)
+_COLUMNS = (
+    "id, model, kind, state, order_json, slot, old_slot, variant, reason, deadline_boot, "
+    "deadline_s, boots, writes"
+)
 Kind = Literal["online", "offline", "rollback", "step"]
 """What asked for it: an assignment of either sort, a person or a revocation, the ladder."""
 
@@ -128,9 +105,9 @@ class Journal:
         self.was_damaged = False
         with storage_errors(path):
             if read_only:
-                self._connection = _looked_at(path)
+                self._connection = looked_at(path)
             else:
-                self._connection, self.was_damaged = _opened(path)
+                self._connection, self.was_damaged = opened(path, _check_readable)
 
     def close(self) -> None:
         """Give the file back."""
@@ -155,6 +132,8 @@ class Journal:
             canonical(action.order).decode(), action.reason,
         )  # fmt: skip
         with self._commit() as connection:
+            for command in _FORGET:
+                connection.execute(command, (KEPT,))
             connection.execute(
                 "insert into action (id, model, kind, state, order_json, reason, writes) "
                 "values (?, ?, ?, ?, ?, ?, 1)",
@@ -188,16 +167,23 @@ class Journal:
         )
         deadline = changed.deadline
         with self._commit() as connection:
-            connection.execute(
+            found = connection.execute(
                 "update action set state = ?, reason = ?, slot = ?, old_slot = ?, variant = ?, "
-                "deadline_boot = ?, deadline_s = ?, boots = ?, writes = ? where id = ?",
+                "deadline_boot = ?, deadline_s = ?, boots = ?, writes = ? "
+                "where id = ? and writes = ?",
                 (
                     state, reason, changed.slot, changed.old_slot, changed.variant,
                     deadline.boot_id if deadline else None,
                     deadline.uptime_s if deadline else None,
-                    changed.boots, changed.writes, action.id,
+                    changed.boots, changed.writes, action.id, action.writes,
                 ),
             )  # fmt: skip
+            if found.rowcount != 1:
+                raise VerificationError(
+                    f"The action {action.id} is noted further than {action.state}.",
+                    cause="It was read before somebody else moved it on: this is a bug.",
+                    remedy="Keep agent.db and report it.",
+                )
             self._note(connection, action.id, state, reason)
         return changed
 
@@ -210,24 +196,44 @@ class Journal:
         marks = ", ".join("?" for _ in FINAL)
         return self._action(f"where state not in ({marks})", *sorted(FINAL))
 
+    def unreported(self) -> list[Action]:
+        """Those that are over, and of whose end no report is kept: the oldest first."""
+        marks = ", ".join("?" for _ in FINAL)
+        rows = self._rows(
+            f"select id from action where state in ({marks}) and not exists "  # noqa: S608
+            "(select 1 from report where report.action = action.id "
+            "and report.state = action.state) order by rowid",
+            *sorted(FINAL),
+        )
+        found = [self.action(name) for (name,) in rows]
+        return [action for action in found if action is not None]
+
     def last(self, model: str) -> Action | None:
         """The last action of a model."""
         return self._action("where model = ? order by rowid desc limit 1", model)
 
-    def last_with(self, model: str, manifest_sha256: str) -> Action | None:
-        """The last action of a model that was about this release."""
+    def last_with(self, model: str, manifest_sha256: str, variant: str) -> Action | None:
+        """The last action of a model that was about this variant of a release.
+
+        One that ended before a variant was chosen was about all that it was not told to leave out.
+        """
         return self._action(
             "where model = ? and json_extract(order_json, '$.manifest_sha256') = ? "
+            "and coalesce(variant, json_extract(order_json, '$.variant'), ?) = ? "
+            "and not exists (select 1 from json_each(order_json, '$.without') where value = ?) "
             "order by rowid desc limit 1",
             model,
             manifest_sha256,
+            variant,
+            variant,
+            variant,
         )
 
     def history(self, action: str) -> list[tuple[int, State, str]]:
         """(journal_seq, state, reason) of an action, the oldest first."""
-        rows = self._connection.execute(
+        rows = self._rows(
             "select journal_seq, state, reason from entry where action = ? order by journal_seq",
-            (action,),
+            action,
         )
         return [(seq, state, reason) for seq, state, reason in rows]
 
@@ -242,13 +248,12 @@ class Journal:
 
     def has_report(self, name: str) -> bool:
         """Whether a report is kept, sent or not."""
-        found = self._connection.execute("select 1 from report where id = ?", (name,)).fetchone()
-        return found is not None
+        return bool(self._rows("select 1 from report where id = ?", name))
 
     def unsent(self, most: int = 100) -> list[tuple[str, bytes]]:
         """(name, envelope) of the oldest reports that nobody has taken yet."""
-        rows = self._connection.execute(
-            "select id, envelope from report where sent = 0 order by rowid limit ?", (most,)
+        rows = self._rows(
+            "select id, envelope from report where sent = 0 order by rowid limit ?", most
         )
         return [(name, bytes(envelope)) for name, envelope in rows]
 
@@ -269,10 +274,8 @@ class Journal:
 
     def number(self, name: str) -> int:
         """A counter; 0 where nothing was noted."""
-        row = self._connection.execute(
-            "select value from number where name = ?", (name,)
-        ).fetchone()
-        return 0 if row is None else int(row[0])
+        rows = self._rows("select value from number where name = ?", name)
+        return int(rows[0][0]) if rows else 0
 
     def reserve(self, name: str) -> range:
         """The next block of numbers of a counter: durable before the first is used."""
@@ -291,24 +294,23 @@ class Journal:
 
     def fact(self, name: str) -> Any:
         """A value that was kept; None if none was."""
-        row = self._connection.execute("select value from fact where name = ?", (name,)).fetchone()
-        return None if row is None else json.loads(row[0])
+        rows = self._rows("select value from fact where name = ?", name)
+        return json.loads(rows[0][0]) if rows else None
 
     def _action(self, where: str, *values: Any) -> Action | None:
-        row = self._connection.execute(
-            "select id, model, kind, state, order_json, slot, old_slot, variant, reason, "  # noqa: S608
-            f"deadline_boot, deadline_s, boots, writes from action {where}",
-            values,
-        ).fetchone()
-        if row is None:
-            return None
-        deadline = None if row[9] is None else Clock(boot_id=row[9], uptime_s=row[10])
-        return Action(
-            id=row[0], model=row[1], kind=row[2], state=row[3],
-            order=decode(Order, json.loads(row[4]), "order"),
-            slot=row[5], old_slot=row[6], variant=row[7], reason=row[8], deadline=deadline,
-            boots=row[11], writes=row[12],
-        )  # fmt: skip
+        rows = self._rows(f"select {_COLUMNS} from action {where}", *values)  # noqa: S608
+        return _read(rows[0]) if rows else None
+
+    def _rows(self, command: str, *values: Any) -> list[Any]:
+        """What a query finds.
+
+        Raises:
+            StorageError: the file cannot be read any more.
+        """
+        try:
+            return self._connection.execute(command, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise unusable(self._path, error) from error
 
     def _raise(self, connection: sqlite3.Connection, name: str, value: int) -> None:
         connection.execute(
@@ -334,65 +336,38 @@ class Journal:
         except BaseException as error:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.execute("rollback")
-            if isinstance(error, sqlite3.OperationalError):
+            if isinstance(error, sqlite3.DatabaseError):
                 raise StorageError(
                     f"The journal {self._path} cannot be written: {error}.",
-                    cause="The disk is full, failing or read-only, or another agent has it.",
-                    remedy="Free some space or mend the disk; nothing was lost.",
+                    cause="The disk is full, failing or read-only, or the file was damaged.",
+                    remedy="Free some space or mend the disk, then start the agent again: it goes "
+                    "on from what was noted.",
                 ) from error
             raise
 
 
-def _looked_at(path: Path) -> sqlite3.Connection:
+def _read(row: Any) -> Action:
+    """One row of `_COLUMNS`."""
+    deadline = None if row[9] is None else Clock(boot_id=row[9], uptime_s=row[10])
+    return Action(
+        id=row[0], model=row[1], kind=row[2], state=row[3],
+        order=decode(Order, json.loads(row[4]), "order"),
+        slot=row[5], old_slot=row[6], variant=row[7], reason=row[8], deadline=deadline,
+        boots=row[11], writes=row[12],
+    )  # fmt: skip
+
+
+def _check_readable(connection: sqlite3.Connection) -> None:
+    """SQLite checks its pages, not what they say: whether what has to go on can be understood."""
     try:
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)
-        connection.execute("select 1 from action limit 1")
-    except sqlite3.Error as error:
-        raise _unusable(path, error) from error
-    return connection
-
-
-def _opened(path: Path) -> tuple[sqlite3.Connection, bool]:
-    """The journal, and whether a damaged one was put aside."""
-    try:
-        return _connected(path), False
-    except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.OperationalError):
-            raise _unusable(path, error) from error
-        for part in (path, *(path.with_name(path.name + tail) for tail in ("-wal", "-shm"))):
-            if part.exists():
-                disk.rename(part, part.with_name(f"{part.name}.damaged"))
-        disk.sync_folder(path.parent)
-        return _connected(path), True
-
-
-def _connected(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, timeout=5.0)
-    try:
-        connection.execute("pragma journal_mode = wal")
-        connection.execute("pragma synchronous = full")  # NORMAL may lose the last commits
-        connection.execute("pragma foreign_keys = on")
-        (answer,) = connection.execute("pragma integrity_check").fetchone()
-        if answer != "ok":
-            raise sqlite3.DatabaseError(answer)
-        (version,) = connection.execute("pragma user_version").fetchone()
-        if version == 0:
-            connection.executescript(f"begin; {_TABLES} pragma user_version = {SCHEMA}; commit;")
-        elif version > SCHEMA:
-            raise StorageError(
-                f"The journal {path} has version {version}, this agent knows {SCHEMA}.",
-                cause="A newer agent has written it.",
-                remedy="Install that agent again.",
-            )
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _unusable(path: Path, error: sqlite3.Error) -> StorageError:
-    return StorageError(
-        f"The journal {path} cannot be opened: {error}.",
-        cause="The disk is full, failing or read-only, or another agent has it.",
-        remedy="Free some space or mend the disk, then start the agent again.",
-    )
+        for row in connection.execute(f"select {_COLUMNS} from action").fetchall():  # noqa: S608
+            action = _read(row)
+            slots = {action.slot, action.old_slot} - {None, "A", "B"}
+            if action.state not in TRANSITIONS or slots:
+                raise ValueError(f"the state {row[3]!r}, the slots {row[5]!r} and {row[6]!r}")
+            check_path(action.id)
+            check_path(action.model)
+        for table in ("entry", "report", "number", "fact"):
+            connection.execute(f"select 1 from {table} limit 1")  # noqa: S608
+    except (sqlite3.OperationalError, SlipwayError, ValueError, TypeError) as error:
+        raise sqlite3.DatabaseError(f"it holds what cannot be understood: {error}") from error

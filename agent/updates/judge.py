@@ -13,6 +13,9 @@ from agent.manifest import Floor, Gate
 from agent.measurement import Measurement, Ratio, compare
 
 _IN_SECONDS = ("latency_us", "load_us", "throughput_milli_per_s")
+_UNPAIRED = ("load_us",)
+"""In seconds, and not taken in turns with what it is held against: busy devices blur it too."""
+_BUSY = "the device was busy; only ratios are judged then"
 _QUANTILES = {500: "p50", 900: "p90", 950: "p95", 990: "p99"}
 
 
@@ -46,6 +49,7 @@ def judge(
     running: Measurement | None,
     baseline: Measurement | None,
     quiet: bool = True,
+    steady: bool = True,
 ) -> Judgement:
     """Hold a measurement against gates.
 
@@ -55,26 +59,30 @@ def judge(
         running: of the one that runs, from the same contest; None at a first install.
         baseline: of the ladder's baseline, from the same contest; None where it is not here.
         quiet: nothing else was at work. Else gates in seconds say nothing, and ratios do.
+        steady: nor did anything come and go meanwhile. Else only what even the fastest turn breaks
+            is broken: others can slow it down, and not make it faster.
     """
     breaches, skipped = [], []
     others = {"running": running, "baseline": baseline}
     for gate in gates:
+        found: list[str | None] = []
         if gate.ratio_to is not None and gate.ratio_max_permille is not None:
             other = others[gate.ratio_to]
-            if other is None:
-                why = "nothing runs yet" if gate.ratio_to == "running" else "it is not measured"
-                skipped.append(f"{gate.quantity} against the {gate.ratio_to} one: {why}")
-                continue
-            found = _ratio(gate, own, other)
-        elif not quiet and gate.quantity in _IN_SECONDS:
-            skipped.append(f"{_named(gate)}: the device was busy; only ratios are judged then")
-            continue
-        else:
-            found = _absolute(gate, own)
-        if found is None:
-            skipped.append(f"{gate.quantity}: there were too few runs, or it is not known here")
-        elif found:
-            breaches.append(Breach(what=found, gate=gate))
+            if gate.quantity in _UNPAIRED and not (quiet and steady):
+                skipped.append(f"{_named(gate)}: {_BUSY}")
+            elif other is None:
+                skipped.append(f"{_named(gate)} against the {gate.ratio_to} one: there is none")
+            else:
+                found.append(_ratio(gate, gate.ratio_max_permille, own, other))
+        if gate.max is not None or gate.min is not None:
+            clear = quiet and (steady or gate.quantity not in _UNPAIRED)
+            if gate.quantity in _IN_SECONDS and not clear:
+                skipped.append(f"{_named(gate)}: {_BUSY}")
+            else:
+                found.append(_absolute(gate, own, steady=steady))
+        if None in found:
+            skipped.append(f"{_named(gate)}: there were too few runs, or it is not known here")
+        breaches += [Breach(what=what, gate=gate) for what in found if what]
     return Judgement(breaches=tuple(breaches), skipped=tuple(skipped))
 
 
@@ -92,12 +100,14 @@ def judge_floors(floors: Sequence[Floor], found: Mapping[str, float]) -> Judgeme
     return Judgement(breaches=tuple(breaches), skipped=())
 
 
-def _absolute(gate: Gate, own: Measurement) -> str | None:
+def _absolute(gate: Gate, own: Measurement, *, steady: bool) -> str | None:
     """What is broken, nothing, or None where the figure is not known."""
     interval = _figure(gate, own)
     if interval is None:
         return None
     low, value, high = interval
+    if not steady and gate.quantity == "latency_us":
+        low = min(low, min(own.windows_ms) * 1e3)
     if gate.max is not None and low > gate.max:
         return f"{_named(gate)} is {value:.0f} (at least {low:.0f}), the gate is {gate.max}"
     if gate.min is not None and high < gate.min:
@@ -125,8 +135,8 @@ def _figure(gate: Gate, own: Measurement) -> tuple[float, float, float] | None:
     return None if exact is None else (float(exact), float(exact), float(exact))
 
 
-def _ratio(gate: Gate, own: Measurement, other: Measurement) -> str | None:
-    assert gate.ratio_max_permille is not None
+def _ratio(gate: Gate, most_permille: int, own: Measurement, other: Measurement) -> str | None:
+    """As `_absolute`; paired by turns where turns measure the quantity."""
     if gate.quantity == "latency_us":
         found = compare(own, other)
     elif gate.quantity == "throughput_milli_per_s":
@@ -136,10 +146,10 @@ def _ratio(gate: Gate, own: Measurement, other: Measurement) -> str | None:
         if one is None or two is None or not two[1]:
             return None
         found = Ratio(value=one[1] / two[1], low=one[1] / two[1], high=one[1] / two[1], rounds=1)
-    if found.low * 1000 > gate.ratio_max_permille:
+    if found.low * 1000 > most_permille:
         return (
             f"{_named(gate)} is {found.value:.3f} of the {gate.ratio_to} one's (at least "
-            f"{found.low:.3f}), the gate is {gate.ratio_max_permille / 1000:.3f}"
+            f"{found.low:.3f}), the gate is {most_permille / 1000:.3f}"
         )
     return ""
 

@@ -1,50 +1,65 @@
 """Keep what runs trustworthy: proven under this software, not revoked, whole, and affordable.
 
-Looked at between actions. Each finding either is told and noted, or begins an ordinary action.
+Looked at between actions. What is found either is told and noted, or begins an ordinary action; of
+one finding there is at most one attempt at another rung and one at the way back, so that a device
+that can do nothing about it does not try for ever.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from agent.errors import SlipwayError
-from agent.files import remove_tree
+from agent.files import remove_tree, storage_errors
 from agent.formats import formats
-from agent.identity import fingerprint_digest
+from agent.manifest import VariantEntry
+from agent.updates.doubt import Doubt, clear_doubt, doubt_of, note_doubt, was_tried
 from agent.updates.home import Home
 from agent.updates.install import from_slot, unfit
 from agent.updates.journal import Action
 from agent.updates.ladder import Strain, needs_of, offer, step
 from agent.updates.obtain import Tell, needed
+from agent.updates.outcome import is_whole
 from agent.updates.proof import Proof
-from agent.updates.proving import Prove, prove_apart, question
-from agent.updates.recover import is_whole
+from agent.updates.proving import Prove, counts_as_quiet, prove_apart, question, rest_of
 from agent.updates.slots import Slot
-from agent.updates.strain import available_bytes, is_throttled
+from agent.updates.strain import available_bytes, is_too_hot
 from agent.updates.trust import View
 
-PROVEN, DOUBT, HASHED = "proven", "doubt", "hashed"
-"""Facts of the journal: under which software a model was proven; why it is not trusted; in which
-boot its slots were hashed."""
+HASHED = "hashed"
+"""Fact of the journal: in which boot the slots were hashed."""
+HOT_S = 60.0
+"""So long it has to be too hot before a lighter variant is taken: a peak passes by itself."""
+STEP_AGAIN_S = 3600.0
+"""After a step that did not hold, none is tried for so long."""
 
 
 class Keeper:
     """Looks after what runs; it remembers since when there was room."""
 
-    def __init__(self, prove: Prove = prove_apart) -> None:
+    def __init__(
+        self, prove: Prove = prove_apart, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`now` gives seconds."""
         self.prove = prove
-        self._calm_since = time.monotonic()
+        self._now = now
+        self._calm_since = now()
+        self._hot_since: float | None = None
+        self._strain_told: set[str] = set()
+        self._failed_step_seen: dict[str, float] = {}
 
     def look(self, home: Home, view: View | None, tell: Tell) -> Action | None:
         """Look at every model that runs; the action that one of them takes, if one does."""
         hashed = home.journal.fact(HASHED)
         boot = home.clock().boot_id
-        for model, slot in home.installed():
+        strain = self._strain(home)
+        for _, slot in home.installed():
             action = (
                 self._revoked(home, slot, view, tell)
                 or (self._damaged(home, slot, tell) if hashed != boot else None)
                 or self._reproven(home, slot, tell)
-                or self._strained(home, model, slot, tell)
+                or self._strained(home, slot, strain, tell)
             )
             if action is not None:
                 return action
@@ -60,101 +75,136 @@ class Keeper:
             said = None
         if not home.is_revoked(slot.manifest, said):
             return None
-        return _away(home, slot, "it was revoked", tell)
+        doubt = note_doubt(home.journal, slot, "revoked", "it was revoked")
+        return _away(home, slot, doubt, tell)
 
     def _damaged(self, home: Home, slot: Slot, tell: Tell) -> Action | None:
         """Hashed once in each boot."""
         if is_whole(home.slots(slot.manifest.model), slot):
+            clear_doubt(home.journal, slot, "damaged")
             return None
-        return _away(home, slot, f"slot {slot.name} is damaged", tell)
+        why = f"a file in slot {slot.name} has changed"
+        return _away(home, slot, note_doubt(home.journal, slot, "damaged", why), tell)
 
     def _reproven(self, home: Home, slot: Slot, tell: Tell) -> Action | None:
         """Prove it anew where the driver, the system or the runtime is another one."""
-        model = slot.manifest.model
-        now = fingerprint_digest(home.fingerprint())
-        name = f"{PROVEN}:{model}"
-        under = home.journal.fact(name)
-        if under == [slot.record.manifest_sha256, slot.record.variant, now]:
+        if home.is_proven(slot):
             return None
-        if under is None or under[:2] != [slot.record.manifest_sha256, slot.record.variant]:
-            # Its own preflight proved it, under this software.
-            home.journal.set_fact(name, [slot.record.manifest_sha256, slot.record.variant, now])
-            home.journal.set_fact(f"{DOUBT}:{model}", None)
-            return None
-        tell(f"{model}: the software of this device has changed; it is proven anew")
-        proof = _proof_in_place(home, slot, self.prove)
-        home.journal.set_fact(name, [slot.record.manifest_sha256, slot.record.variant, now])
-        if proof.passed:
-            home.journal.set_fact(f"{DOUBT}:{model}", None)
-            tell(f"{model}: {slot.record.variant} holds under it")
-            return None
-        why = "; ".join(proof.reasons)
-        home.journal.set_fact(f"{DOUBT}:{model}", why)
-        tell(f"{model}: {slot.record.variant} does not hold under it: {why}")
-        ladder = offer(slot.manifest, home.fingerprint(), formats(), None, [slot.record.variant])
-        if any(_is_here(home, slot, rung.id) for rung in ladder.tried):
-            return from_slot(home, slot, "step", why, without=(slot.record.variant,))
-        return _away(home, slot, why, tell)
+        model, software = slot.manifest.model, home.software()
+        doubt = doubt_of(home.journal, slot)
+        if doubt is None or doubt.software != software:
+            rest = rest_of(home)
+            if rest is not None and not rest.at_rest:
+                tell(f"{model}: the software of this device has changed; {rest.why}")
+                return None
+            tell(f"{model}: the software of this device has changed; it is proven anew")
+            proof = _proof_in_place(home, slot, self.prove)
+            if proof.passed:
+                home.note_proven(model, slot.name, slot.record.manifest_sha256, slot.record.variant)
+                clear_doubt(home.journal, slot, "unproven")
+                tell(f"{model}: {slot.record.variant} holds under it")
+                return None
+            why = f"it does not hold under this software: {'; '.join(proof.reasons)}"
+            doubt = note_doubt(home.journal, slot, "unproven", why, software)
+            tell(f"{model}: {slot.record.variant}: {why}")
+        rungs = [rung for rung in _rungs(home, slot) if rung.id != slot.record.variant]
+        if rungs and not was_tried(home.journal, slot, doubt):
+            without = [v.id for v in slot.manifest.variants if v not in rungs]
+            return from_slot(home, slot, "step", doubt.why, without=tuple(without))
+        return _away(home, slot, doubt, tell)
 
-    def _strained(self, home: Home, model: str, slot: Slot, tell: Tell) -> Action | None:
-        """Step along the ladder of the same release."""
-        rungs = [
-            rung
-            for rung in offer(slot.manifest, home.fingerprint(), formats()).tried
-            if rung.id == slot.record.variant or _is_here(home, slot, rung.id)
-        ]
-        names = [rung.id for rung in rungs]
-        if slot.record.variant not in names or len(names) < 2:
-            return None
-        reserve = home.config.ladder.reserve_mib << 20
-        free, hot = available_bytes(home.config.root_folder), is_throttled(home.config.root_folder)
+    def _strain(self, home: Home) -> Strain:
+        root, reserve = home.config.root_folder, home.config.ladder.reserve_mib << 20
+        now, free, hot = self._now(), available_bytes(root), is_too_hot(root)
+        if not hot:
+            self._hot_since = None
+        elif self._hot_since is None:
+            self._hot_since = now
         if free < reserve or hot:
-            self._calm_since = time.monotonic()
-        last = home.journal.last(model)
-        if last is not None and last.kind == "step" and last.state != "CONFIRMED":
-            return None  # the step was tried, and did not hold: not again before something changes
-        strain = Strain(
+            self._calm_since = now
+        return Strain(
             available_bytes=free,
             reserve_bytes=reserve,
-            throttled=hot,
-            calm_s=time.monotonic() - self._calm_since,
+            hot=self._hot_since is not None and now - self._hot_since >= HOT_S,
+            calm_s=now - self._calm_since,
         )
-        found = step([needs_of(rung) for rung in rungs], names.index(slot.record.variant), strain)
-        if found.move == "stay":
+
+    def _strained(self, home: Home, slot: Slot, strain: Strain, tell: Tell) -> Action | None:
+        """Step along the ladder of the same release."""
+        model, own = slot.manifest.model, slot.record.variant
+        rungs = _rungs(home, slot)
+        names = [rung.id for rung in rungs]
+        if own not in names or self._waits_after_failure(home, model):
             return None
-        self._calm_since = time.monotonic()
+        before = home.journal.fact(f"stepped:{model}") or [None, None]
+        known = before[0] == slot.record.manifest_sha256 and before[1] in names
+        at = names.index(own)
+        best = names.index(before[1]) if known else at
+        found = step([needs_of(rung) for rung in rungs], at, strain, best)
+        if not strain.is_on:
+            self._strain_told.discard(model)
+        if found.move == "stay":
+            if found.reason and model not in self._strain_told:
+                self._strain_told.add(model)
+                tell(f"{model}: {found.reason}")
+            return None
+        rest = rest_of(home)
+        if found.move == "up" and rest is not None and not rest.at_rest:
+            return None
+        if found.move == "down" and best == at:
+            home.journal.set_fact(f"stepped:{model}", [slot.record.manifest_sha256, own])
+        self._calm_since = self._now()
         tell(f"{model}: one step {found.move} the ladder: {found.reason}")
         return from_slot(home, slot, "step", found.reason, variant=rungs[found.rung])
 
+    def _waits_after_failure(self, home: Home, model: str) -> bool:
+        last = home.journal.last(model)
+        if last is None or last.kind != "step" or last.state == "CONFIRMED":
+            return False
+        seen = self._failed_step_seen.setdefault(last.id, self._now())
+        return self._now() - seen < STEP_AGAIN_S
 
-def _away(home: Home, slot: Slot, why: str, tell: Tell) -> Action | None:
+
+def _rungs(home: Home, slot: Slot) -> list[VariantEntry]:
+    """What of the release that runs fits this device and lies on it."""
+    tried = offer(slot.manifest, home.fingerprint(), formats()).tried
+    return [rung for rung in tried if _is_here(home, slot, rung)]
+
+
+def _is_here(home: Home, slot: Slot, variant: VariantEntry) -> bool:
+    items = needed(slot.manifest, [variant]).values()
+    return all(home.blobs.has(item.sha256, item.length) for item in items)
+
+
+def _away(home: Home, slot: Slot, doubt: Doubt, tell: Tell) -> Action | None:
     """Back to the other slot, where that can run; else it goes on, and that is told."""
-    slots = home.slots(slot.manifest.model)
-    old = slots.read(slots.spare())
     model = slot.manifest.model
-    name = f"{DOUBT}:{model}"
-    if old is None or unfit(home, old, by_itself=True) or not is_whole(slots, old):
-        if home.journal.fact(name) != why:
-            home.journal.set_fact(name, why)
-            tell(f"{model} {slot.manifest.release}: {why}, and there is nothing to go back to")
+    slots = home.slots(model)
+    old = slots.read(slots.spare())
+    if (
+        old is None
+        or was_tried(home.journal, slot, doubt, "rollback")
+        or unfit(home, old, by_itself=True)
+        or not is_whole(slots, old)
+    ):
+        tell(f"{model} {slot.manifest.release}: {doubt.why}, and there is nothing to go back to")
         return None
-    home.journal.set_fact(name, why)
-    return from_slot(home, old, "rollback", why, variant=old.entry)
-
-
-def _is_here(home: Home, slot: Slot, variant: str) -> bool:
-    """Whether all that a variant needs is on this device."""
-    chosen = [entry for entry in slot.manifest.variants if entry.id == variant]
-    items = needed(slot.manifest, chosen).values()
-    return bool(chosen) and all(home.blobs.has(item.sha256, item.length) for item in items)
+    tell(f"{model} {slot.manifest.release}: {doubt.why}; back to {old.manifest.release}")
+    return from_slot(home, old, "rollback", doubt.why, variant=old.entry)
 
 
 def _proof_in_place(home: Home, slot: Slot, prove: Prove) -> Proof:
     folder = home.folder / "staging" / "reproof"
-    try:
-        asked = question(home, slot.manifest, slot.entry, (), None, folder / "try", quiet=False)
-        return prove(
-            home, asked, log=folder / "preflight.log", time_limit_s=home.config.preflight.seconds
-        )
-    finally:
+    quiet = counts_as_quiet(home, slot)
+    with storage_errors(folder):
         remove_tree(folder)
+        try:
+            asked = question(home, slot.manifest, slot.entry, (), None, folder / "try", quiet=quiet)
+            return prove(
+                home,
+                asked,
+                log=folder / "preflight.log",
+                time_limit_s=home.config.preflight.seconds,
+            )
+        finally:
+            remove_tree(folder)

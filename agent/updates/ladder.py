@@ -86,10 +86,15 @@ class Strain:
     """Memory that could be had without swapping."""
     reserve_bytes: int
     """What should always be left."""
-    throttled: bool
-    """Heat or a power mode holds its clocks down."""
+    hot: bool
+    """Heat slows it down, and not just for a moment."""
     calm_s: float
-    """Since when there was room and it was not."""
+    """Since when there was room and it was not hot."""
+
+    @property
+    def is_on(self) -> bool:
+        """The variant that runs is more than the device can bear now."""
+        return self.available_bytes < self.reserve_bytes or self.hot
 
 
 Move = Literal["stay", "down", "up"]
@@ -104,7 +109,7 @@ class Step:
     reason: str = ""
 
 
-def step(needs: Sequence[int], at: int, strain: Strain) -> Step:
+def step(needs: Sequence[int], at: int, strain: Strain, best: int = 0) -> Step:
     """Whether to take another rung of the ladder.
 
     Down at once, since what runs may be ended for its memory; up only after a calm while, and only
@@ -114,22 +119,25 @@ def step(needs: Sequence[int], at: int, strain: Strain) -> Step:
         needs: bytes that each rung takes, the best rung first.
         at: the rung that runs.
         strain: what the device has.
+        best: the rung that ran before any step: those above it were not chosen here.
 
-    >>> step([400, 100], 0, Strain(available_bytes=10, reserve_bytes=50, throttled=False,
+    >>> step([400, 100], 0, Strain(available_bytes=10, reserve_bytes=50, hot=False,
     ...     calm_s=0.0)).move
     'down'
-    >>> step([400, 100], 1, Strain(available_bytes=900, reserve_bytes=50, throttled=False,
+    >>> step([400, 100], 1, Strain(available_bytes=900, reserve_bytes=50, hot=False,
     ...     calm_s=60.0)).move
     'stay'
     """
     lighter = [rung for rung in range(at + 1, len(needs)) if needs[rung] < needs[at]]
-    if strain.available_bytes < strain.reserve_bytes or strain.throttled:
-        left = strain.available_bytes >> 20
-        why = "heat or power holds its clocks down" if strain.throttled else f"{left} MiB are left"
+    if strain.is_on:
+        why = "it is too hot"
+        if strain.available_bytes < strain.reserve_bytes:
+            left, least = strain.available_bytes >> 20, strain.reserve_bytes >> 20
+            why = f"{left} MiB of memory can be had, less than the reserve of {least} MiB"
         if not lighter:
             return Step(move="stay", rung=at, reason=f"{why}, and no rung is lighter")
         return Step(move="down", rung=lighter[0], reason=why)
-    if at > 0 and strain.calm_s >= CALM_S:
+    if at > best and strain.calm_s >= CALM_S:
         more = max(0, needs[at - 1] - needs[at])
         if strain.available_bytes - ROOM * more >= strain.reserve_bytes:
             return Step(move="up", rung=at - 1, reason=f"for {strain.calm_s:.0f} s there was room")

@@ -93,7 +93,6 @@ def _by_delta(file: File, blobs: Blobs, source: Source | None, staging: Path, te
                 base, patch = blobs.path(found.base_sha256), blobs.path(found.sha256)
                 for piece in delta.apply(found.algo, base, patch, file.length):
                     writer.write(piece)
-                writer.sync()
             blobs.adopt(made, file.sha256, file.length)
         except (VerificationError, MissingError) as error:
             disk.unlink(made)
@@ -129,6 +128,10 @@ def all_of(
 ) -> None:
     """Have all that these variants need; arguments and errors as for `obtain` and `check_room`."""
     items = needed(manifest, variants)
+    with storage_errors(blobs.folder):
+        for sha256 in items:
+            if blobs.drop_damaged(sha256):
+                tell(f"the blob {sha256[:16]}… was damaged here, and is fetched anew")
     check_room(items.values(), blobs, staging, free_bytes)
     for item in items.values():
         obtain(item, blobs, source, staging, tell)

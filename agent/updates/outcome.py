@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from agent import disk
-from agent.errors import VerificationError
+from agent.errors import StorageError, VerificationError
 from agent.files import remove_tree, storage_errors
 from agent.formats import formats
 from agent.local import Word
@@ -20,22 +20,43 @@ from agent.updates.home import Home
 from agent.updates.journal import Action
 from agent.updates.ladder import offer
 from agent.updates.obtain import needed
-from agent.updates.shim_file import end_count
-from agent.updates.slots import CURRENT, MANIFEST, SLOTS, SlotName
-from agent.updates.states import FINAL, MOST_STARTS, Clock, State, is_over
+from agent.updates.shim_file import end_count, keep_count
+from agent.updates.slots import CURRENT, MANIFEST, SLOTS, Slot, SlotName, Slots
+from agent.updates.states import FINAL, MOST_STARTS, Clock, State, is_over, may_follow
 
 PROOF = "proof.json"
 """What the preflight found, kept with the action until its last report."""
+FELL_BACK = "the shim fell back: too many starts and no good word"
+_BEFORE_TRIAL: tuple[State, ...] = ("DOWNLOADING", "STAGED", "PREFLIGHT", "ACTIVATING")
 
 
 def fail(home: Home, action: Action, reason: str) -> Action:
-    """End an action that has not switched anything."""
+    """End an action that went wrong; what it has switched already is taken back.
+
+    Args:
+        home: the state folder.
+        action: as it was when its step began: what was noted since then counts.
+        reason: for a person.
+    """
+    action = home.journal.action(action.id) or action
+    if action.state in FINAL:
+        return action
+    if action.state in ("TRIAL", "ROLLING_BACK") or _has_switched(home, action):
+        return roll_back(home, action, reason)
     state: State = "REJECTED" if action.state == "RECEIVED" else "FAILED"
-    return _ended(home, home.journal.enter(action, state, reason))
+    try:
+        action = home.journal.enter(action, state, reason)
+    except StorageError:
+        # A disk that is full of what was fetched has no room to note that.
+        _shed(home)
+        action = home.journal.enter(action, state, reason)
+    return _ended(home, action)
 
 
 def enter_trial(home: Home, action: Action, reason: str = "") -> Action:
     """Begin the trial of what `current` names already; or its time anew, after a boot."""
+    assert action.slot is not None
+    keep_count(home.slots(action.model).folder, action.slot, action.old_slot)
     here = home.clock()
     seconds = min(float(action.order.trial_s), home.config.trial.seconds)
     deadline = Clock(boot_id=here.boot_id, uptime_s=here.uptime_s + seconds)
@@ -56,31 +77,51 @@ def watch(home: Home, action: Action, words: tuple[Word, ...]) -> Action:
     if starts > MOST_STARTS:
         return roll_back(home, action, f"{starts} starts and no good word")
     if slots.current() != action.slot:
-        return roll_back(home, action, "the shim fell back: too many starts and no good word")
+        return roll_back(home, action, FELL_BACK)
     if own:
         return confirm(home, action, own[-1].reason or "the application is well")
     if is_over(action.deadline, home.clock()):
-        if home.config.trial.confirm == "deadline":
+        if is_kept_without_word(home, action):
             return confirm(home, action, "no bad word until the deadline")
         return roll_back(home, action, "its time was up without a good word")
     return action
 
 
+def is_kept_without_word(home: Home, action: Action) -> bool:
+    """Whether a trial that ends without any word is passed.
+
+    A way back always is: what ran here before is not to be left for what it stands in for.
+    """
+    return home.config.trial.confirm == "deadline" or action.kind == "rollback"
+
+
 def confirm(home: Home, action: Action, reason: str) -> Action:
-    """Keep the release for good."""
+    """Keep the release for good; unless the shim was faster, and has fallen back.
+
+    The count ends first: what is noted as confirmed, no shim may take back any more. If only that
+    was done, the trial goes on, and counts anew.
+    """
+    if not end_count(home.slots(action.model).folder, action.slot):
+        return roll_back(home, action, FELL_BACK)
     return _ended(home, home.journal.enter(action, "CONFIRMED", reason))
 
 
 def roll_back(home: Home, action: Action, reason: str) -> Action:
-    """Point `current` back at what worked before."""
+    """Point `current` back at what worked before, if that is whole; else what runs goes on."""
+    slots = home.slots(action.model)
+    if action.state not in ("TRIAL", "ROLLING_BACK"):
+        # The table knows a way back from a trial alone, and there was a moment of one.
+        for state in _BEFORE_TRIAL:
+            if may_follow(action.state, state):
+                action = home.journal.enter(action, state, reason)
+        action = enter_trial(home, action, reason)
     if action.state != "ROLLING_BACK":
         action = home.journal.enter(action, "ROLLING_BACK", reason)
-    slots = home.slots(action.model)
     if action.old_slot is None:  # a first installation: nothing worked before
         with storage_errors(slots.folder):
             disk.unlink(slots.folder / CURRENT)
             disk.sync_folder(slots.folder)
-    elif slots.read(slot_name(action.old_slot)) is not None:
+    elif is_whole(slots, slots.read(slot_name(action.old_slot))):
         slots.activate(slot_name(action.old_slot))
     else:
         reason = f"{action.reason}; slot {action.old_slot} is damaged, so what ran goes on"
@@ -90,16 +131,14 @@ def roll_back(home: Home, action: Action, reason: str) -> Action:
 def tidy(home: Home) -> None:
     """Finish what follows from the last state of every action; done again, it changes nothing."""
     running = home.journal.unfinished()
+    for action in home.journal.unreported():
+        report.keep(home, action, _proof(home, action))
     for model in home.models():
-        last = home.journal.last(model)
-        if last is not None and last.state in FINAL:
-            report.keep(home, last, _proof(home, last))
         if running is None or running.model != model:
             end_count(home.slots(model).folder)
     for folder in (home.folder / "staging").iterdir():
         if running is None or folder.name != running.id:
-            with storage_errors(folder):
-                remove_tree(folder)
+            remove_tree(folder)
     _sweep(home, running)
 
 
@@ -117,10 +156,29 @@ def slot_name(name: str | None) -> SlotName:
 
 def _ended(home: Home, action: Action) -> Action:
     assert action.state in FINAL
-    report.keep(home, action, _proof(home, action))
-    end_count(home.slots(action.model).folder)
     tidy(home)
     return action
+
+
+def is_whole(slots: Slots, slot: Slot | None) -> bool:
+    """Whether a slot is complete, and every file still has its hash."""
+    try:
+        if slot is not None:
+            slots.verify(slot)
+    except (VerificationError, OSError):
+        return False
+    return slot is not None
+
+
+def _has_switched(home: Home, action: Action) -> bool:
+    return action.slot is not None and home.slots(action.model).current() == action.slot
+
+
+def _shed(home: Home) -> None:
+    """Make room: what was fetched goes before anything that works."""
+    for folder in (home.folder / "staging").iterdir():
+        remove_tree(folder)
+    _sweep(home, None)
 
 
 def _sweep(home: Home, running: Action | None) -> None:

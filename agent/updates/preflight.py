@@ -1,17 +1,19 @@
 """The preflight's own process: it loads the variant, and answers for one stage after the other.
 
 `agent.updates.proving` asks, and watches it for time and memory: a runtime that hangs, crashes or
-eats the memory refuses a release and harms nothing else.
+eats the memory refuses a release and harms nothing else. Speed is measured by another process of
+this kind, so that what the first one took is given back.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from agent.arena import BUSY
 from agent.bench import Budget, Contestant, Failure, compare, contest
 from agent.codec import decode, encode
 from agent.drop import judge_drop, paired_drop
@@ -19,61 +21,61 @@ from agent.measurement import Measurement
 from agent.metrics import agreement, metric
 from agent.processes import die_with, memory, serve
 from agent.sessions import CheckedSession, open_record
-from agent.tensors import Array, read_tensors
+from agent.tensors import read_tensors
 from agent.updates.judge import judge, judge_floors
-from agent.updates.proof import Asked, Found, Placed, room_to_measure
-from agent.updates.strain import available_bytes
+from agent.updates.proof import Asked, Found, Placed
 from agent.variant import RECORD_NAME, record_bytes
 
 
 def main(parent: str, questions: str, answers: str) -> None:
     """Serve until the parent closes the pipe; the arguments are numbers, of processes and pipes."""
     die_with(int(parent))
-    proving = _Proving()
+    variant = _Variant()
     verbs = {
-        name: _answering(getattr(proving, name))
-        for name in ("prepare", "golden", "accuracy", "memory", "speed")
+        "prepare": _answering(variant.prepare),
+        "golden": _answering(variant.golden),
+        "accuracy": _answering(variant.accuracy),
+        "memory": _answering(variant.memory),
+        "speed": _answering(speed),
     }
     serve(verbs, questions=int(questions), answers=int(answers))
 
 
 def _answering(stage: Any) -> Any:
-    def answer(**arguments: Any) -> dict[str, Any]:
-        found: dict[str, Any] = encode(stage(**arguments))
+    def answer(asked: Any) -> dict[str, Any]:
+        found: dict[str, Any] = encode(stage(decode(Asked, asked, "asked")))
         return found
 
     return answer
 
 
-class _Proving:
-    """One variant, loaded by the first stage and given back before the last one."""
+class _Variant:
+    """One variant, loaded by the first stage."""
 
-    _asked: Asked
-    _session: CheckedSession | None = None
-    _measures = True
+    _session: CheckedSession
+    _peak_bytes = 0
 
-    def prepare(self, asked: Any) -> Found:
+    def prepare(self, asked: Asked) -> Found:
         """Load it; where its format is compiled on the device, compile it first."""
-        self._asked = decode(Asked, asked, "asked")
-        self._session = open_record(self._asked.variant.folder, self._asked.variant.record)
+        self._session = open_record(asked.variant.folder, asked.variant.record)
         return Found()
 
-    def golden(self) -> Found:
+    def golden(self, asked: Asked) -> Found:
         """The original's answers, within the floors."""
-        asked, worst = self._asked, dict[str, float]()
+        worst: dict[str, float] = {}
         for sample in samples(asked.golden):
-            outputs = self._run(sample)
+            outputs = self._session.run(sample["in"])
             for floor in asked.floors:
                 value = agreement(floor.metric, outputs[floor.output], sample["out"][floor.output])
                 worst[floor.output] = min(value, worst.get(floor.output, value))
+        self._peak_bytes = memory(os.getpid(), "VmHWM") or 0
         judged = judge_floors(asked.floors, worst)
         return Found(
             reasons=tuple(breach.what for breach in judged.breaches), facts={"agreement": worst}
         )
 
-    def accuracy(self) -> Found:
+    def accuracy(self, asked: Asked) -> Found:
         """The drop on the evaluation pack, by the rule that the build accepted by."""
-        asked = self._asked
         if asked.evaluation is None or asked.metric is None or asked.drop_max_ppm is None:
             return Found(notes=("no evaluation pack: accuracy is not looked at here",))
         chosen = metric(asked.metric)
@@ -84,7 +86,7 @@ class _Proving:
                 note = f"{asked.metric} needs labels, which did not leave the build"
                 return Found(notes=(note,))
             original.append(chosen.score(reference, reference, label))
-            own.append(chosen.score(self._run(sample), reference, label))
+            own.append(chosen.score(self._session.run(sample["in"]), reference, label))
         drop = paired_drop(
             original, own, higher_is_better=asked.higher_is_better, bounds=chosen.bounds
         )
@@ -96,54 +98,42 @@ class _Proving:
         facts = {"value": drop.value, "low": drop.low, "high": drop.high, "n": drop.n}
         return Found(reasons=reasons, facts={"drop": facts})
 
-    def memory(self) -> Found:
-        """What it took at most, and whether a contest fits beside what runs."""
-        asked = self._asked
-        own = memory(os.getpid(), "VmHWM") or 0
-        others = (asked.running is not None) + (asked.baseline is not None)
-        self._close()
-        short = room_to_measure(own, others, available_bytes())
-        self._measures = short is None
-        most = [gate.max for gate in asked.gates if gate.quantity == "memory_peak_bytes"]
-        beyond = [limit for limit in most if limit is not None and own > limit]
-        reasons = tuple(f"it takes {own} bytes, the gate is {limit}" for limit in beyond[:1])
-        return Found(
-            # The contest measures memory anew and more exactly; this is for where there is none.
-            reasons=() if self._measures else reasons,
-            notes=(short,) if short else (),
-            facts={"memory_bytes": own},
-        )
+    def memory(self, asked: Asked) -> Found:
+        """What this process took: on golden data, as it is measured later, and at most."""
+        del asked
+        most = memory(os.getpid(), "VmHWM") or 0
+        return Found(facts={"memory_bytes": self._peak_bytes, "most_memory_bytes": most})
 
-    def speed(self) -> Found:
-        """Latency and memory against the gates, in turns with what runs."""
-        if not self._measures:
-            return Found()
-        asked = self._asked
-        results = _measured(asked)
-        own = results["new"]
-        if isinstance(own, Failure):
-            return Found(reasons=(f"it cannot be measured ({own.kind}): {own.message}",))
-        running, baseline = (_figures(results.get(name)) for name in ("running", "baseline"))
-        judged = judge(asked.gates, own, running=running, baseline=baseline, quiet=asked.quiet)
-        facts: dict[str, Any] = {"measurement": encode(own)}
-        if running is not None:
-            ratio = compare(own, running)
-            told = {"value": ratio.value, "low": ratio.low, "high": ratio.high}
-            facts["ratio_to_running"] = told
-        return Found(
-            reasons=tuple(breach.what for breach in judged.breaches),
-            notes=judged.skipped,
-            facts=facts,
-        )
 
-    def _run(self, sample: Mapping[str, Any]) -> dict[str, Array]:
-        assert self._session is not None
-        return self._session.run(sample["in"])
-
-    def _close(self) -> None:
-        if self._session is not None:
-            self._session.close()
-            self._session = None
+def speed(asked: Asked) -> Found:
+    """Latency and memory against the gates, in turns with what runs."""
+    results = _measured(asked)
+    own = results["new"]
+    if isinstance(own, Failure):
+        return Found(reasons=(f"it cannot be measured ({own.kind}): {own.message}",))
+    notes = [
+        f"the {name} one cannot be measured ({found.kind}): {found.message}"
+        for name, found in results.items()
+        if isinstance(found, Failure)
+    ]
+    running, baseline = (_figures(results.get(name)) for name in ("running", "baseline"))
+    judged = judge(
+        asked.gates,
+        own,
+        running=running,
+        baseline=baseline,
+        quiet=asked.quiet,
+        steady=BUSY not in own.notes,
+    )
+    facts: dict[str, Any] = {"measurement": encode(own)}
+    if running is not None:
+        ratio = compare(own, running)
+        facts["ratio_to_running"] = {"value": ratio.value, "low": ratio.low, "high": ratio.high}
+    return Found(
+        reasons=tuple(breach.what for breach in judged.breaches),
+        notes=(*notes, *judged.skipped),
+        facts=facts,
+    )
 
 
 def samples(path: Path) -> Iterator[dict[str, Any]]:
@@ -167,7 +157,8 @@ def samples(path: Path) -> Iterator[dict[str, Any]]:
 def _measured(asked: Asked) -> dict[str, Measurement | Failure]:
     """One contest of all that is to be held against each other."""
     entrants = {"new": asked.variant, "running": asked.running, "baseline": asked.baseline}
-    with tempfile.TemporaryDirectory() as scratch:
+    # Beside the variant's own files, which are removed whatever ends this process.
+    with tempfile.TemporaryDirectory(dir=asked.variant.folder.parent) as scratch:
         contestants = [
             Contestant(name, _alone(Path(scratch) / name, placed))
             for name, placed in entrants.items()
@@ -178,6 +169,7 @@ def _measured(asked: Asked) -> dict[str, Measurement | Failure]:
             inputs=asked.golden,
             log_folder=Path(scratch) / "logs",
             budget=Budget(seconds_per_contestant=asked.seconds_per_contestant),
+            memory_limit_mib=asked.memory_limit_mib,
         )
 
 

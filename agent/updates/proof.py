@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,8 +13,8 @@ from agent.variant import VariantRecord
 Stage = Literal["prepare", "golden", "accuracy", "memory", "speed"]
 STAGES: tuple[Stage, ...] = ("prepare", "golden", "accuracy", "memory", "speed")
 """In this order, and each only if the one before found nothing wrong."""
-TWICE = 1.2
-"""Measuring takes that many times the memory of what it measures: a harness comes with it."""
+HARNESS = 1.2
+"""Measuring takes that many times the memory of what it measures."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,8 @@ class Asked:
     quiet: bool
     """Nothing else is at work here, so figures in seconds are the variant's own."""
     seconds_per_contestant: float
+    memory_limit_mib: int | None
+    """Of one variant's process tree."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,8 +69,8 @@ class Proof:
     reasons: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """agreement {output: value}, drop {value, low, high, n}, memory_bytes, measurement,
-    ratio_to_running {value, low, high}: those that were looked at."""
+    """agreement {output: value}, drop {value, low, high, n}, memory_bytes, most_memory_bytes,
+    measurement, ratio_to_running {value, low, high}: those that were looked at."""
 
     @property
     def p50_ms(self) -> float:
@@ -100,10 +102,27 @@ def room_to_measure(own_bytes: int, others: int, available_bytes: int) -> str | 
     >>> room_to_measure(100, 1, 1000) is None
     True
     """
-    takes = int((1 + others) * own_bytes * TWICE)
+    takes = int((1 + others) * own_bytes * HARNESS)
     if takes <= available_bytes:
         return None
     return (
         f"measuring would take about {takes >> 20} MiB and {available_bytes >> 20} MiB could be "
         "had: its speed is left to the trial"
     )
+
+
+def unmeasured(gates: Iterable[Gate], peak_bytes: int, why: str) -> Found:
+    """What the gates say of a variant that is not measured: of its memory alone.
+
+    Args:
+        gates: of the manifest, and the assignment's own.
+        peak_bytes: of a process that loaded it and ran the golden data.
+        why: it is not measured.
+    """
+    reasons, notes = [], [why]
+    for gate in gates:
+        if gate.quantity != "memory_peak_bytes" or gate.ratio_to is not None:
+            notes.append(f"{gate.quantity}: not measured, so this gate is not judged")
+        elif gate.max is not None and peak_bytes > gate.max:
+            reasons.append(f"{gate.quantity} is {peak_bytes}, the gate is {gate.max}")
+    return Found(reasons=tuple(reasons), notes=tuple(notes))

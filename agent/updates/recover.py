@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-import json
-
-from agent.errors import SlipwayError, VerificationError
-from agent.shim import TRIAL, starts_of
+from agent.files import settle
+from agent.shim import starts_of, trial_of
 from agent.updates.home import Home
+from agent.updates.install import unfit
 from agent.updates.journal import Action
 from agent.updates.obtain import Tell
-from agent.updates.outcome import enter_trial, fail, roll_back, slot_name, tidy
-from agent.updates.slots import Slot, Slots
-from agent.updates.states import Decision, Found, State, may_follow, reconcile
+from agent.updates.outcome import (
+    enter_trial,
+    fail,
+    is_kept_without_word,
+    is_whole,
+    roll_back,
+    slot_name,
+    tidy,
+)
+from agent.updates.shim_file import keep_count
+from agent.updates.states import Decision, Found, reconcile
+
+DAMAGED = "journal_damaged"
+"""The fact that the journal was begun anew, and when."""
 
 
 def recover(home: Home, tell: Tell) -> Action | None:
@@ -20,10 +30,13 @@ def recover(home: Home, tell: Tell) -> Action | None:
     Returns:
         The action that is not over yet; None where there is none.
     """
+    _settle(home)
     if home.journal.was_damaged:
+        home.journal.set_fact(DAMAGED, home.now().strftime("%Y-%m-%dT%H:%M:%SZ"))
         tell("the journal was damaged and is begun anew; what runs is told by the slots")
     action = home.journal.unfinished()
     _end_orphaned_trials(home, action, tell)
+    _leave_broken_slots(home, action, tell)
     if action is not None:
         decision = reconcile(found(home, action))
         tell(f"{action.model}: {action.state} was interrupted ({decision.reason})")
@@ -36,35 +49,22 @@ def found(home: Home, action: Action) -> Found:
     """What there is of an action on the disk."""
     slots = home.slots(action.model)
     new = slots.read(slot_name(action.slot)) if action.slot else None
-    old = slots.read(slot_name(action.old_slot)) if action.old_slot else None
     return Found(
         state=action.state,
         new_slot=action.slot,
         current=slots.current(),
-        new_complete=new is not None and is_whole(slots, new),
-        old_complete=old is not None,
+        new_complete=is_whole(slots, new),
         starts=starts_of(slots.folder),
         boots=action.boots,
         writes=action.writes,
         deadline=action.deadline,
         now=home.clock(),
+        silence_is_good=is_kept_without_word(home, action),
     )
-
-
-def is_whole(slots: Slots, slot: Slot) -> bool:
-    """Whether every file still has its hash."""
-    try:
-        slots.verify(slot)
-    except (VerificationError, OSError):
-        return False
-    return True
 
 
 def _done(home: Home, action: Action, decision: Decision) -> Action | None:
     if decision.step in ("roll back", "finish rollback"):
-        if action.state not in ("TRIAL", "ROLLING_BACK"):
-            # The table knows a way back from a trial alone, and there was a moment of one.
-            action = _as_on_trial(home, action, decision.reason)
         roll_back(home, action, decision.reason)
         return None
     if decision.step == "give up":
@@ -72,31 +72,55 @@ def _done(home: Home, action: Action, decision: Decision) -> Action | None:
         return None
     if decision.step == "enter trial":
         return enter_trial(home, action, decision.reason)
-    deadline = action.deadline if action.state == "TRIAL" else None
-    if deadline is not None and deadline.boot_id != home.clock().boot_id:
+    if action.state != "TRIAL":
+        return action
+    if action.deadline is not None and action.deadline.boot_id != home.clock().boot_id:
         return enter_trial(home, action, "the device was started anew")
+    assert action.slot is not None
+    keep_count(home.slots(action.model).folder, action.slot, action.old_slot)
     return action
 
 
-def _as_on_trial(home: Home, action: Action, reason: str) -> Action:
-    steps: tuple[State, ...] = ("DOWNLOADING", "STAGED", "PREFLIGHT", "ACTIVATING")
-    for state in steps:
-        if may_follow(action.state, state):
-            action = home.journal.enter(action, state, reason)
-    return enter_trial(home, action, reason)
+def _settle(home: Home) -> None:
+    """What the last run may not have made durable any more; from the outside in."""
+    staging, models, trust = (home.folder / name for name in ("staging", "models", "trust"))
+    blobs = home.blobs.folder
+    for folder in (home.folder, blobs.parent, blobs, staging, models, trust):
+        settle(folder)
+    for above in (staging, models):
+        for folder in sorted(path for path in above.iterdir() if path.is_dir()):
+            settle(folder)
 
 
 def _end_orphaned_trials(home: Home, running: Action | None, tell: Tell) -> None:
-    """A trial that the journal does not know, since it was damaged: nobody could confirm it."""
+    """A trial that the journal does not know, since it lost some of it: nobody could confirm it.
+
+    The count of a trial ends before its release is noted as confirmed, so where there is one still,
+    it was not.
+    """
     for model in home.models():
         slots = home.slots(model)
-        if home.journal.last(model) is not None or (running and running.model == model):
+        trial = trial_of(slots.folder)
+        if trial is None or slots.current() != trial["slot"] or trial["old"] is None:
             continue
-        try:
-            trial = json.loads((slots.folder / TRIAL).read_bytes())
-            old = slots.read(slot_name(trial["old"]))
-        except (OSError, ValueError, KeyError, TypeError, SlipwayError):
+        if running is not None and (running.model, running.slot) == (model, trial["slot"]):
             continue
-        if old is not None and slots.current() == trial.get("slot"):
+        old = slots.read(slot_name(trial["old"]))
+        if old is not None and is_whole(slots, old):
             slots.activate(old.name)
             tell(f"{model}: a trial that nothing is known of was taken back")
+
+
+def _leave_broken_slots(home: Home, running: Action | None, tell: Tell) -> None:
+    """What runs lacks a file, since a disk failed: what worked before it is whole, perhaps."""
+    for model in home.models():
+        slots = home.slots(model)
+        name = slots.current()
+        if name is None or slots.read(name) is not None or (running and running.model == model):
+            continue
+        old = slots.read(slots.spare())
+        if old is None or not is_whole(slots, old) or unfit(home, old, by_itself=True):
+            tell(f"{model}: slot {name}, which runs, is not complete; nothing else is here")
+            continue
+        slots.activate(old.name)
+        tell(f"{model}: slot {name} is not complete any more; {old.manifest.release} runs again")

@@ -12,6 +12,7 @@ from typing import Any
 
 from agent.config import Config
 from agent.errors import NetworkError, SlipwayError, UsageError, VerificationError
+from agent.files import storage_error
 from agent.local import Listener
 from agent.updates.action import Means, Supply, advance, begin
 from agent.updates.assignment import (
@@ -44,56 +45,58 @@ def once(home: Home, tell: Tell, prove: Prove = prove_apart) -> Action | None:
         The last action that something was done about; None where there was nothing to do.
 
     Raises:
-        NetworkError: the repository, or a file of it, cannot be had now.
+        NetworkError: the repository, or a file of it, cannot be had now; all that could go on
+            without it has.
     """
     recover(home, tell)
     return look(home, Keeper(prove), tell)
 
 
-def run(config: Config, tell: Tell, prove: Prove = prove_apart) -> None:
+def run(config: Config, tell: Tell, prove: Prove = prove_apart) -> int:
     """Work until SIGTERM or Ctrl-C; what runs goes on running without the agent.
+
+    Returns:
+        The number of the signal.
 
     Raises:
         StorageError: another agent has the state folder, or it cannot be written.
     """
     with Home(config) as home, _listener(home.folder) as listener, _until_told() as stopped:
+        news = News(tell)
         keeper, failures = Keeper(prove), 0
-        recover(home, tell)
+        recover(home, news.tell)
         while not stopped:
             wait_s = config.poll_s
             try:
-                look(home, keeper, tell)
+                look(home, keeper, news.tell)
                 failures = 0
-            except NetworkError as error:
-                tell(error.what)
+            except (SlipwayError, OSError) as error:
+                # Nothing that the network, the disk or an operator does ends the agent.
+                news.tell(_in_words(error))
                 failures += 1
                 wait_s = backoff_s(config.poll_s, failures, random.random())  # noqa: S311
                 if isinstance(error, BusyError) and error.after_s is not None:
                     wait_s = max(wait_s, min(error.after_s, MOST_BACKOFF_S))
-            _wait(home, keeper, listener, stopped, wait_s, tell)
+            news.turn()
+            _wait(home, keeper, listener, stopped, wait_s, news)
+    return stopped[0]
 
 
 def look(home: Home, keeper: Keeper, tell: Tell) -> Action | None:
     """One turn: the repository, what is under way, what runs.
 
     Raises:
-        NetworkError: the repository, or a file of it, cannot be had now.
+        NetworkError: the repository, or a file of it, cannot be had now; all that could go on
+            without it has.
     """
-    supply = _supply(home, tell)
-    means = Means(tell=tell, supply=supply, prove=keeper.prove)
-    action = home.journal.unfinished()
-    if supply is not None and (action is None or action.state in CANCELLABLE):
-        found = _assigned(home, supply.source, supply.view, tell)
-        if found is not None:
-            if action is not None:
-                fail(home, action, f"{found.action_id} was assigned instead")
-            action = begin(home, found, "offline")
-    if action is None:
-        action = keeper.look(home, supply.view if supply else None, tell)
-    if action is None:
-        return None
-    action = advance(home, action, means)
-    return watch(home, action, ()) if action.state == "TRIAL" else action
+    supply, trouble = _supply(home, tell)
+    try:
+        action = _turn(home, keeper, supply, tell)
+    except NetworkError as error:
+        raise trouble or error from error
+    if trouble is not None:
+        raise trouble
+    return action
 
 
 def backoff_s(poll_s: float, failures: int, chance: float) -> float:
@@ -124,7 +127,11 @@ def do(home: Home, request: Mapping[str, Any], tell: Tell, keeper: Keeper) -> di
         return told(take_back(home, model, reason))
     if kind == "once":
         return told(look(home, keeper, tell))
-    raise UsageError(f"The agent does not know the request {kind!r}.")
+    raise UsageError(
+        f"The agent does not know the request {str(kind)[:80]!r}.",
+        cause="It was made by something newer, or by hand.",
+        remedy="Known are install, rollback, mark-good, mark-bad and once.",
+    )
 
 
 def told(action: Action | None) -> dict[str, Any]:
@@ -142,27 +149,60 @@ def told(action: Action | None) -> dict[str, Any]:
     }
 
 
-def _supply(home: Home, tell: Tell) -> Supply | None:
-    """The repository as it is trusted now; None where it is not, which is told."""
+class News:
+    """Tells what is new: what was told in the turn before, and still holds, is not told again."""
+
+    def __init__(self, tell: Tell) -> None:
+        self.always = tell
+        self._before: set[str] = set()
+        self._now: set[str] = set()
+
+    def tell(self, line: str) -> None:
+        """Tell a line, unless the last turn told it."""
+        if line not in self._before | self._now:
+            self.always(line)
+        self._now.add(line)
+
+    def turn(self) -> None:
+        """The next turn begins."""
+        self._before, self._now = self._now, set()
+
+
+def _turn(home: Home, keeper: Keeper, supply: Supply | None, tell: Tell) -> Action | None:
+    means = Means(tell=tell, supply=supply, prove=keeper.prove)
+    action = home.journal.unfinished()
+    if supply is not None and (action is None or action.state in CANCELLABLE):
+        found = _assigned(home, supply.source, supply.view, tell)
+        if found is not None:
+            if action is not None:
+                fail(home, action, f"{found.action_id} was assigned instead")
+            action = begin(home, found, "offline")
+            tell(f"{action.model}: {action.id} is assigned")
+    if action is None:
+        action = keeper.look(home, supply.view if supply else None, tell)
+    if action is None:
+        return None
+    action = advance(home, action, means)
+    return watch(home, action, ()) if action.state == "TRIAL" else action
+
+
+def _supply(home: Home, tell: Tell) -> tuple[Supply | None, NetworkError | None]:
+    """The repository as it is trusted now; None where it is not, and why if that may pass."""
     place = home.config.repository
     if place is None:
-        return None
-    source = source_of(place)
+        return None, None
     try:
+        source = source_of(place)
         view = home.trust.refresh(source, home.now())
         signed = view.signed_at()
         if signed is not None:
             home.signed_at(*signed)
-        return Supply(source=source, view=view)
-    except NetworkError:
-        # What is here already can go on: only who needs the network has to wait.
-        action = home.journal.unfinished()
-        if action is None or action.state in ("RECEIVED", "DOWNLOADING"):
-            raise
-        return None
+        return Supply(source=source, view=view), None
+    except NetworkError as error:
+        return None, error
     except SlipwayError as error:
-        tell(f"{error.what} {error.cause}")
-        return None
+        tell(_in_words(error))
+        return None, None
 
 
 def _assigned(home: Home, source: Source, view: View, tell: Tell) -> SignedAssignment | None:
@@ -188,7 +228,9 @@ def _assigned(home: Home, source: Source, view: View, tell: Tell) -> SignedAssig
         except SlipwayError as error:
             tell(f"{place}: {error.what}")
             continue
-        return found
+        if home.journal.action(found.action_id) is None:
+            return found
+        tell(f"{place}: {found.action_id} was done before; each action is done once")
     return None
 
 
@@ -202,20 +244,31 @@ def _check_new(home: Home, found: SignedAssignment) -> None:
 
 
 def _wait(
-    home: Home, keeper: Keeper, listener: Listener, stopped: list[int], wait_s: float, tell: Tell
+    home: Home, keeper: Keeper, listener: Listener, stopped: list[int], wait_s: float, news: News
 ) -> None:
     """Listen until the next poll."""
+    tell = news.always
     until = time.monotonic() + wait_s
     while not stopped and (left := until - time.monotonic()) > 0:
-        action = home.journal.unfinished()
-        on_trial = action is not None and action.state == "TRIAL"
-        timeout_s = min(left, _LISTENS_S) if on_trial else left
-        words = tuple(listener.wait(timeout_s, lambda request: do(home, request, tell, keeper)))
-        action = home.journal.unfinished()
-        if action is not None and action.state == "TRIAL":
-            after = watch(home, action, words)
-            if after.state != action.state:
-                tell(f"{after.model}: {after.state}: {after.reason}")
+        try:
+            action = home.journal.unfinished()
+            on_trial = action is not None and action.state == "TRIAL"
+            timeout_s = min(left, _LISTENS_S) if on_trial else left
+            words = tuple(listener.wait(timeout_s, lambda request: do(home, request, tell, keeper)))
+            action = home.journal.unfinished()
+            if action is not None and action.state == "TRIAL":
+                after = watch(home, action, words)
+                if after.state != action.state:
+                    tell(f"{after.model}: {after.state}: {after.reason}")
+        except (SlipwayError, OSError) as error:
+            news.tell(_in_words(error))
+            time.sleep(min(max(0.0, until - time.monotonic()), _LISTENS_S))
+
+
+def _in_words(error: SlipwayError | OSError) -> str:
+    if isinstance(error, OSError):
+        error = storage_error(error, Path(str(error.filename or "?")))
+    return f"{error.what} {error.cause}".strip()
 
 
 @contextlib.contextmanager
@@ -233,10 +286,14 @@ def _until_told() -> Iterator[list[int]]:
     asked: list[int] = []
 
     def stop(number: int, _: object) -> None:
+        for other in before:
+            signal.signal(other, signal.SIG_IGN)  # once is enough: it stops already
         asked.append(number)
         raise _Stop  # at once: whatever is cut off here goes on after the next start
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, stop)
     try:
         yield asked
     except _Stop:

@@ -148,6 +148,9 @@ class Slots:
     def clear(self, name: SlotName) -> None:
         """Empty a slot that does not run, its manifest first: what is half gone is not complete.
 
+        Nothing of this is made durable: a power cut may bring some back, which is cleared again
+        before the slot is filled.
+
         Raises:
             ValueError: it is the slot that runs.
         """
@@ -158,9 +161,7 @@ class Slots:
             return
         with storage_errors(folder):
             disk.unlink(folder / MANIFEST)
-            disk.sync_folder(folder)
             remove_tree(folder)
-            disk.sync_folder(self.folder)
 
     def fill(
         self,

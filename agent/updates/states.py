@@ -90,8 +90,6 @@ class Found:
     """The slot that `current` names; None where nothing is installed."""
     new_complete: bool
     """The new slot holds every file that its manifest names."""
-    old_complete: bool
-    """So does the one to fall back on. False where there is none."""
     starts: int
     """Of the application since `current` names the new slot."""
     boots: int
@@ -100,6 +98,8 @@ class Found:
     """Journal entries of the action."""
     deadline: Clock | None
     now: Clock
+    silence_is_good: bool = False
+    """A trial whose time is up without a bad word was a success: the operator's choice."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,7 +120,7 @@ def reconcile(found: Found) -> Decision:
 
     >>> here = Clock(boot_id="b", uptime_s=10.0)
     >>> reconcile(Found(state="ACTIVATING", new_slot="B", current="B", new_complete=True,
-    ...     old_complete=True, starts=0, boots=0, writes=6, deadline=None, now=here)).step
+    ...     starts=0, boots=0, writes=6, deadline=None, now=here)).step
     'enter trial'
     """
     if found.state in FINAL:
@@ -128,6 +128,9 @@ def reconcile(found: Found) -> Decision:
     if found.state == "ROLLING_BACK":
         return Decision(step="finish rollback", reason="it was being taken back")
     switched = found.new_slot is not None and found.current == found.new_slot
+    if found.state == "TRIAL" and not switched:
+        # The shim falls back on its own where an application does not come up.
+        return Decision(step="finish rollback", reason="`current` names the old slot")
     if found.writes >= MOST_WRITES:
         why = f"{found.writes} journal entries, and it is not over"
         return Decision(step="roll back" if switched else "give up", reason=why)
@@ -136,7 +139,7 @@ def reconcile(found: Found) -> Decision:
     if found.state == "ACTIVATING":
         return _activating(found, switched=switched)
     if found.state == "TRIAL":
-        return _trial(found, switched=switched)
+        return _trial(found)
     if switched:
         # Nothing switches before ACTIVATING is noted: somebody else moved the link.
         return Decision(step="roll back", reason=f"`current` was switched in {found.state}")
@@ -161,14 +164,11 @@ def _activating(found: Found, *, switched: bool) -> Decision:
     return Decision(step="give up", reason="the slot is not complete any more")
 
 
-def _trial(found: Found, *, switched: bool) -> Decision:
-    if not switched:
-        # The shim falls back on its own where an application does not come up.
-        return Decision(step="finish rollback", reason="`current` names the old slot")
+def _trial(found: Found) -> Decision:
     if found.starts >= MOST_STARTS:
         return Decision(step="roll back", reason=f"{found.starts} starts and no good word")
     if found.boots >= MOST_STARTS:
         return Decision(step="roll back", reason=f"{found.boots} boots and no good word")
-    if is_over(found.deadline, found.now):
+    if is_over(found.deadline, found.now) and not found.silence_is_good:
         return Decision(step="roll back", reason="its time was up without a good word")
     return Decision(step="continue", reason="it is on trial")

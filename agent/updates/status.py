@@ -7,21 +7,24 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import json
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from agent.codec import encode
 from agent.config import Config
-from agent.device import NAME
+from agent.device import boot_id, named
 from agent.errors import SlipwayError
 from agent.formats import formats
 from agent.identity import fingerprint
 from agent.shim import starts_of
-from agent.updates.freshness import freshness_of
+from agent.updates.doubt import doubt_of
+from agent.updates.freshness import TIME_FORM, freshness_of
+from agent.updates.home import is_held
 from agent.updates.journal import Journal
 from agent.updates.slots import SLOTS, Slot, Slots
-from agent.updates.states import FINAL
+from agent.updates.trust import ROOT
 
 
 def status(config: Config) -> dict[str, Any]:
@@ -30,19 +33,44 @@ def status(config: Config) -> dict[str, Any]:
     Raises:
         StorageError: the journal cannot be read.
     """
+    now = dt.datetime.now(tz=dt.timezone.utc)
+    fresh = freshness_of(config.state / "trust")
     with _journal(config) as journal:
         return {
-            "device_id": _device_id(config),
+            "device_id": named(config.state),
             "state": str(config.state),
+            "boot_id": boot_id(config.root_folder),
+            "agent_runs": is_held(config.state),
             "models": [_model(journal, Slots(folder)) for folder in _models(config)],
             "action": _under_way(journal),
-            "metadata_age_s": _metadata_age_s(config),
+            "metadata_age_s": fresh and fresh.age_s(now),
+            "metadata_expires": fresh and f"{fresh.expires:{TIME_FORM}}",
+            "metadata_expired": fresh and now >= fresh.expires,
             "reports_to_send": len(journal.unsent(1000)) if journal else 0,
         }
 
 
 def doctor(config: Config) -> dict[str, Any]:
     """What this device is and has, and what is wrong with its state folder, if anything is."""
+    found, problems = dict[str, Any](), []
+    try:
+        found = status(config)
+    except SlipwayError as error:
+        problems.append(str(error))
+    return {
+        "device_id": named(config.state),
+        "state": str(config.state),
+        "repository": config.repository,
+        "group": config.group,
+        "agent_runs": is_held(config.state),
+        "fingerprint": encode(fingerprint(config.root_folder)),
+        "runtimes": _runtimes(),
+        "problems": [*problems, *_problems(config, found)],
+    }
+
+
+def _runtimes() -> dict[str, str]:
+    """Format -> that it works, or how to get it."""
     from agent.sessions import import_runtime  # with it comes numpy
 
     runtimes: dict[str, str] = {}
@@ -52,29 +80,36 @@ def doctor(config: Config) -> dict[str, Any]:
             runtimes[name] = "works"
         except SlipwayError as error:
             runtimes[name] = error.remedy
-    problems = []
-    try:
-        found = status(config)
-    except SlipwayError as error:
-        problems.append(str(error))
-        found = {}
-    root = config.root or config.state / "root.json"
+    return runtimes
+
+
+def _problems(config: Config, found: dict[str, Any]) -> Iterator[str]:
+    state = config.state
+    root = config.root or state / ROOT
     if not root.is_file():
-        problems.append(f"There is no root metadata at {root}: sdk-agent trust ROOT.json")
-    return {
-        "device_id": found.get("device_id"),
-        "state": str(config.state),
-        "repository": config.repository,
-        "group": config.group,
-        "fingerprint": encode(fingerprint()),
-        "runtimes": runtimes,
-        "problems": problems,
-    }
+        yield f"There is no root metadata at {root}: sdk-agent trust 1.root.json"
+    if config.repository is None:
+        yield "No repository is configured: only packages are installed."
+    elif "://" not in config.repository and not Path(config.repository).is_dir():
+        yield f"The repository {config.repository} is no folder: mount it, or correct agent.toml."
+    if state.is_dir() and not os.access(state, os.W_OK):
+        yield f"{state} belongs to another user: what changes something is to be run as that one."
+    if found.get("metadata_expired"):
+        expires = found["metadata_expires"]
+        yield f"The metadata expired at {expires}: what runs goes on; sdk repo refresh signs anew."
+    hook = config.idle.hook
+    if hook is not None and not os.access(hook, os.X_OK):
+        yield f"The idle hook {hook} cannot be run: updates would wait for it for ever."
+    for model in found.get("models", ()):
+        if model["doubt"]:
+            yield f"{model['model']} {model['release']}: {model['doubt']}"
 
 
-def _models(config: Config) -> list[Any]:
-    folder = config.state / "models"
-    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+def _models(config: Config) -> list[Path]:
+    try:
+        return sorted(path for path in (config.state / "models").iterdir() if path.is_dir())
+    except OSError:
+        return []
 
 
 def _model(journal: Journal | None, slots: Slots) -> dict[str, Any]:
@@ -83,7 +118,7 @@ def _model(journal: Journal | None, slots: Slots) -> dict[str, Any]:
     slot = slots.read(current)
     other = slots.read(next((name for name in SLOTS if name != current), None))
     last = journal.last(model) if journal else None
-    doubt = journal.fact(f"doubt:{model}") if journal else None
+    doubt = doubt_of(journal, slot) if journal and slot else None
     return {
         "model": model,
         "release": slot and slot.manifest.release,
@@ -96,7 +131,7 @@ def _model(journal: Journal | None, slots: Slots) -> dict[str, Any]:
         "reason": last and last.reason,
         "starts": starts_of(slots.folder) if last and last.state == "TRIAL" else None,
         "revoked": _is_revoked(journal, slot) if journal and slot else None,
-        "doubt": doubt,
+        "doubt": doubt and doubt.why,
     }
 
 
@@ -108,7 +143,7 @@ def _is_revoked(journal: Journal, slot: Slot) -> bool:
 
 def _under_way(journal: Journal | None) -> dict[str, Any] | None:
     action = journal.unfinished() if journal else None
-    if action is None or action.state in FINAL:
+    if action is None:
         return None
     return {
         "id": action.id,
@@ -117,19 +152,6 @@ def _under_way(journal: Journal | None) -> dict[str, Any] | None:
         "state": action.state,
         "reason": action.reason,
     }
-
-
-def _metadata_age_s(config: Config) -> int | None:
-    """Since the trusted timestamp was signed; None before there is one that says so."""
-    found = freshness_of(config.state / "trust")
-    return None if found is None else found.age_s(dt.datetime.now(tz=dt.timezone.utc))
-
-
-def _device_id(config: Config) -> str | None:
-    try:
-        return str(json.loads((config.state / NAME).read_bytes())["device_id"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 @contextlib.contextmanager

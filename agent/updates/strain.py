@@ -1,4 +1,4 @@
-"""What the device has left for a model: memory, calm, and clocks that nothing holds down."""
+"""What the device has left for a model: memory, calm, and whether it is too hot."""
 
 from __future__ import annotations
 
@@ -17,16 +17,15 @@ def available_bytes(root: Path = Path("/")) -> int:
 
 def is_quiet(cores: int, root: Path = Path("/")) -> bool:
     """Whether next to nothing else ran in the last minute; no where nothing tells."""
-    words = _read(root / "proc/loadavg").split()
-    return bool(words) and float(words[0]) <= QUIET_LOAD * max(1, cores)
+    found = re.match(r"\d+\.\d+", _read(root / "proc/loadavg"))
+    return found is not None and float(found[0]) <= QUIET_LOAD * max(1, cores)
 
 
-def is_throttled(root: Path = Path("/")) -> bool:
-    """Whether heat or a power mode holds the clocks down.
+def is_too_hot(root: Path = Path("/")) -> bool:
+    """Whether a thermal zone is at its passive trip point, where the kernel slows processors down.
 
-    Either a thermal zone is at its passive trip point, from which on the kernel slows the
-    processors (Documentation/driver-api/thermal/sysfs-api.rst), or a core's clock is capped below
-    what it can do.
+    See Documentation/driver-api/thermal/sysfs-api.rst. A clock that is capped says nothing: it may
+    be the power mode that somebody chose, and that the release was proven in.
     """
     for zone in root.glob("sys/class/thermal/thermal_zone*"):
         now = _number(zone / "temp")
@@ -36,10 +35,6 @@ def is_throttled(root: Path = Path("/")) -> bool:
             trip = _number(kind.with_name(kind.name.replace("_type", "_temp")))
             if trip is not None and 0 < trip <= now:
                 return True
-    for policy in root.glob("sys/devices/system/cpu/cpufreq/policy*"):
-        cap, most = _number(policy / "scaling_max_freq"), _number(policy / "cpuinfo_max_freq")
-        if cap is not None and most is not None and cap < most:
-            return True
     return False
 
 

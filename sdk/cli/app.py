@@ -12,7 +12,7 @@ import typer
 from agent.errors import SlipwayError
 from agent.files import storage_error
 from sdk import __version__
-from sdk.cli import build, fit, init, look, profiles, release, report, variants
+from sdk.cli import build, fit, init, keys, look, profiles, release, report, variants
 
 _INTERRUPTED = 130
 
@@ -38,8 +38,9 @@ app.command("compare", epilog=variants.COMPARE_EXAMPLE)(variants.compare)
 app.command("report", epilog=report.EXAMPLE)(report.report)
 app.command("accept", epilog=look.ACCEPT_EXAMPLE)(look.accept)
 app.command("history", epilog=look.HISTORY_EXAMPLE)(look.history)
-app.add_typer(release.keys_app, name="keys")
+app.add_typer(keys.keys_app, name="keys")
 app.command("publish", epilog=release.PUBLISH_EXAMPLE)(release.publish)
+app.command("assign", epilog=release.ASSIGN_EXAMPLE)(release.assign)
 app.command("revoke", epilog=release.REVOKE_EXAMPLE)(release.revoke)
 app.add_typer(release.repo_app, name="repo")
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import dataclasses
 import datetime as dt
 import json
+import re
 import secrets
-from typing import Any
+from collections.abc import Sequence
 
-from agent.codec import canonical
+from agent.codec import canonical, encode
 from agent.errors import UsageError
+from agent.manifest import Gate
 from agent.updates.assignment import ASSIGNMENT_TYPE, Assignment
 from sdk.release.publish import Published
 from sdk.release.repository import Repository
 
 VALID_DAYS = 365.0
 _FORM = "%Y-%m-%dT%H:%M:%SZ"
+_WHOM = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 
 
 def assignment_for(
@@ -22,6 +27,7 @@ def assignment_for(
     *,
     device_id: str | None = None,
     group: str | None = None,
+    gates: Sequence[Gate] = (),
     valid_days: float = VALID_DAYS,
     deadline_s: int = 3600,
 ) -> Assignment:
@@ -31,24 +37,20 @@ def assignment_for(
         published: the release.
         device_id: the only device that may take it.
         group: or all devices of a group.
+        gates: what a device holds it against beside the release's own; they only tighten.
         valid_days: so long.
         deadline_s: of the trial on the device.
 
     Raises:
-        UsageError: neither a device nor a group is named, or both.
+        UsageError: neither a device nor a group is named, or both, or what cannot be a file name.
     """
-    if (device_id is None) == (group is None):
-        raise UsageError(
-            "An assignment names a device or a group, and not both.",
-            cause="Neither or both of --device and --group were given.",
-            remedy="Name one: --group line-3",
-        )
+    check_whom(device_id, group)
     now = dt.datetime.now(tz=dt.timezone.utc)
     return Assignment(
         action_id=f"{published.model}-{published.release_counter}-{secrets.token_hex(4)}",
-        # Seconds grow, whichever machine publishes next; the release's own count is not enough,
-        # since the same release may be assigned again.
-        assignment_seq=int(now.timestamp()),
+        # Microseconds grow, whichever machine publishes next; the release's own count is not
+        # enough, since the same release may be assigned again.
+        assignment_seq=int(now.timestamp() * 1e6),
         issued=now.strftime(_FORM),
         expires=(now + dt.timedelta(days=valid_days)).strftime(_FORM),
         model=published.model,
@@ -56,18 +58,82 @@ def assignment_for(
         manifest_sha256=published.manifest_sha256,
         device_id=device_id,
         group=group,
+        gates=tuple(gates),
         deadline_s=deadline_s,
     )
 
 
+def check_whom(device_id: str | None, group: str | None) -> None:
+    """Whether one of the two is named, as it may be.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if (device_id is None) == (group is None):
+        raise UsageError(
+            "An assignment names a device or a group, and not both.",
+            cause="Neither or both of --device and --group were given.",
+            remedy="Name one: --group line-3",
+        )
+    whom = device_id or group or ""
+    if not _WHOM.fullmatch(whom):
+        raise UsageError(
+            f"{whom!r} is no name for a device or a group.",
+            cause="It becomes part of a file's name.",
+            remedy="Use letters, digits, dots, underscores and minus; a device's id is what "
+            "sdk-agent status shows.",
+        )
+
+
+def slower_at_most(ratio: float) -> Gate:
+    """A gate: no slower than so many times what runs on the device.
+
+    Raises:
+        UsageError: that is no ratio.
+    """
+    if not 0.01 <= ratio <= 100:
+        raise UsageError(
+            f"A release cannot be held to {ratio:g} times the latency of what runs.",
+            cause="The ratio is out of range: 1.1 lets it be a tenth slower.",
+            remedy="Give one between 0.01 and 100: --slower-at-most 1.1",
+        )
+    permille = round(ratio * 1000)
+    return Gate(quantity="latency_us", ratio_max_permille=permille, ratio_to="running")
+
+
 def signed(repository: Repository, assignment: Assignment) -> bytes:
-    """The assignment in an envelope, signed by the offline assignment key."""
+    """The assignment in an envelope, signed by the offline assignment keys that root names.
+
+    Raises:
+        UsageError: a key is not here.
+        VerificationError: it cannot be opened.
+    """
     from securesystemslib.dsse import Envelope
 
-    envelope = Envelope(canonical(_plain(assignment)), ASSIGNMENT_TYPE, {})
-    for name in repository.keys.of_role("assignment_offline"):
+    plain = {name: value for name, value in encode(assignment).items() if value is not None}
+    envelope = Envelope(canonical(plain), ASSIGNMENT_TYPE, {})
+    for name in repository.assignment_signers():
         envelope.sign(repository.keys.signer(name))
     return json.dumps(envelope.to_dict(), separators=(",", ":"), sort_keys=True).encode()
+
+
+def assign(repository: Repository, assignment: Assignment) -> Assignment:
+    """Put an assignment where devices look for it, numbered after the one that was there.
+
+    Returns:
+        The assignment as it was signed.
+
+    Raises:
+        UsageError: a key is not here.
+        StorageError: the repository cannot be written.
+    """
+    with repository.locked():
+        place = place_of(assignment)
+        before = _number(repository.store.read(place))
+        seq = max(assignment.assignment_seq, before + 1)  # this machine's clock may be behind
+        found = dataclasses.replace(assignment, assignment_seq=seq)
+        repository.store.write(place, signed(repository, found))
+    return found
 
 
 def place_of(assignment: Assignment) -> str:
@@ -77,7 +143,10 @@ def place_of(assignment: Assignment) -> str:
     return f"assignments/group-{assignment.group}.json"
 
 
-def _plain(assignment: Assignment) -> dict[str, Any]:
-    from agent.codec import encode
-
-    return {name: value for name, value in encode(assignment).items() if value is not None}
+def _number(content: bytes | None) -> int:
+    """The number of an envelope's assignment; 0 where there is none that can be read."""
+    try:
+        payload = json.loads(base64.b64decode(json.loads(content or b"")["payload"]))
+        return int(payload["assignment_seq"])
+    except (ValueError, KeyError, TypeError):
+        return 0

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from agent.errors import LimitError, UsageError, VerificationError
-from agent.files import sha256_of
-from agent.manifest import Delta, File, Manifest, VariantEntry, parse, serialise
-from agent.updates.trust import TARGETS
-from sdk.release.deltas import smallest
+from agent.errors import SlipwayError, UsageError, VerificationError
+from agent.manifest import File, Manifest, VariantEntry, parse, serialise
+from agent.updates.fetch import blob_path
+from agent.updates.trust import MANIFEST_BYTES, TARGETS
+from sdk.release.build import Build, Source, check_files, check_release, check_verdicts, read_build
+from sdk.release.deltas import Made, smallest
 from sdk.release.repository import Repository
 
-_RELEASE = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+-]{0,63}")
 MOST_BASES = 2
 """Deltas are made from the newest so many releases."""
 Tell = Callable[[str], None]
@@ -24,20 +23,22 @@ Tell = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Published:
-    """What was written."""
+    """A release in a repository."""
 
     model: str
     release: str
     release_counter: int
     path: str
+    """`models/<name>/<release>/manifest.json`."""
     manifest_sha256: str
-    uploaded_bytes: int
-    deltas: int
+    uploaded_bytes: int = 0
+    """What was not there before."""
+    deltas: int = 0
 
 
 def publish(
     repository: Repository,
-    build: Path,
+    folder: Path,
     release: str,
     *,
     allow_unproven: bool = False,
@@ -45,63 +46,95 @@ def publish(
 ) -> Published:
     """Publish a build.
 
+    Blobs first, then the manifest, then the metadata that names it, the timestamp last: cut off
+    anywhere, the repository is what it was, and the next try uploads only what is missing.
+
     Args:
         repository: gets the release.
-        build: `<out>/<model>`, as `sdk build` leaves it.
+        folder: `<out>/<model>`, as `sdk build` leaves it.
         release: its name, such as `1.2.0`.
         allow_unproven: also what no device has proven.
         tell: is told each step.
 
     Raises:
         UsageError: that is no build folder, the release is there already, or a key is missing.
-        LimitError: a profile's verdict is unmet, or unproven without leave.
-        VerificationError: a file is not what the manifest says.
+        LimitError: a limit is unmet, or unproven without leave.
+        VerificationError: a file is not what the manifest says, or a key cannot be opened.
         StorageError: the repository cannot be written; it stays as it was.
+        NetworkError: the same of one at a URL.
     """
-    manifest, verdicts = _read(build)
-    _check_release(release)
-    _check_verdicts(manifest, verdicts, allow_unproven=allow_unproven)
-    role = f"model-{manifest.model}"
-    signed = repository.role(role).signed
-    path = f"models/{manifest.model}/{release}/manifest.json"
-    if path in signed.targets:
-        raise UsageError(
-            f"{manifest.model} {release} is published already.",
-            cause="A release never changes.",
-            remedy="Give it another name: --release",
+    build = read_build(folder)
+    check_release(release)
+    check_verdicts(build, allow_unproven=allow_unproven)
+    model = build.manifest.model
+    role, path = f"model-{model}", f"models/{model}/{release}/manifest.json"
+    with repository.locked():
+        targets = repository.role(role).signed.targets
+        if path in targets:
+            raise UsageError(
+                f"{model} {release} is published already.",
+                cause="A release never changes.",
+                remedy="Give it another name: --release. To assign or export it again: sdk assign",
+            )
+        repository.check_signers(role, "snapshot", "timestamp")
+        tell(f"checking the files of {folder}")
+        uploaded = sum(_upload(repository, one, tell) for one in check_files(build))
+        counter = 1 + max((_counter(info) for info in targets.values()), default=0)
+        variants, deltas = _with_deltas(repository, build, targets, tell)
+        uploaded += sum(_upload_delta(repository, one) for one in deltas)
+        final = dataclasses.replace(
+            build.manifest, release=release, release_counter=counter, variants=variants
         )
-    counter = 1 + max((_counter(info) for info in signed.targets.values()), default=0)
-    uploaded = 0
-    for source, sha256, length in _files(build, manifest):
-        uploaded += _upload(repository, source, sha256, length, tell)
-    made = _with_deltas(repository, build, manifest, signed, tell)
-    uploaded += sum(length for _, _, length in made.files)
-    final = dataclasses.replace(
-        manifest, release=release, release_counter=counter, variants=made.variants
-    )
-    content = serialise(final)
-    sha256 = hashlib.sha256(content).hexdigest()
-    repository.store.write(
-        f"{TARGETS}/models/{manifest.model}/{release}/{sha256}.manifest.json", content
-    )
-    _sign(repository, role, path, content, sha256, counter)
+        content = serialise(final)
+        sha256 = hashlib.sha256(content).hexdigest()
+        _check_readable(content)
+        tell("signing")
+        _sign(repository, role, path, content, counter)
     return Published(
-        model=manifest.model,
+        model=model,
         release=release,
         release_counter=counter,
         path=path,
         manifest_sha256=sha256,
         uploaded_bytes=uploaded,
-        deltas=len(made.files),
+        deltas=len(deltas),
+    )
+
+
+def find(repository: Repository, model: str, release: str) -> Published:
+    """A release that is there.
+
+    Raises:
+        UsageError: it is not; those that are get named.
+    """
+    targets = repository.role(f"model-{model}").signed.targets
+    path = f"models/{model}/{release}/manifest.json"
+    if path not in targets:
+        newest = sorted(targets, key=lambda path: -_counter(targets[path]))
+        known = ", ".join(path.split("/")[2] for path in newest[:10]) or "none"
+        raise UsageError(
+            f"{model} {release} was never published here; the newest are {known}.",
+            cause="The name is misspelt, or the repository is another one.",
+            remedy="Name one of those, or publish it: sdk publish",
+        )
+    return Published(
+        model=model,
+        release=release,
+        release_counter=_counter(targets[path]),
+        path=path,
+        manifest_sha256=targets[path].hashes["sha256"],
     )
 
 
 def manifest_of(repository: Repository, model: str, path: str) -> Manifest:
-    """A release that is there."""
-    info = repository.role(f"model-{model}").signed.targets[path]
-    folder, _, name = path.rpartition("/")
-    content = repository.store.read(f"{TARGETS}/{folder}/{info.hashes['sha256']}.{name}")
-    if content is None or hashlib.sha256(content).hexdigest() != info.hashes["sha256"]:
+    """The manifest of a release that is there.
+
+    Raises:
+        VerificationError: it is damaged.
+    """
+    sha256 = repository.role(f"model-{model}").signed.targets[path].hashes["sha256"]
+    content = repository.store.read(manifest_place(path, sha256))
+    if content is None or hashlib.sha256(content).hexdigest() != sha256:
         raise VerificationError(
             f"The manifest {path} is missing in the repository, or was changed.",
             cause="The repository was edited by hand or copied in part.",
@@ -110,152 +143,105 @@ def manifest_of(repository: Repository, model: str, path: str) -> Manifest:
     return parse(content)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Made:
-    variants: tuple[VariantEntry, ...]
-    files: Sequence[tuple[Path, str, int]]
+def manifest_place(path: str, sha256: str) -> str:
+    """Where a repository keeps a release's manifest."""
+    folder, _, name = path.rpartition("/")
+    return f"{TARGETS}/{folder}/{sha256}.{name}"
+
+
+def _upload(repository: Repository, source: Source, tell: Tell) -> int:
+    place = blob_path(source.sha256)
+    if repository.store.has(place, source.length):
+        return 0
+    tell(f"uploading {source.path.name}, {source.length} bytes")
+    repository.store.put(place, source.path, source.sha256)
+    return source.length
+
+
+def _upload_delta(repository: Repository, made: Made) -> int:
+    place = blob_path(made.delta.sha256)
+    if repository.store.has(place, made.delta.length):
+        return 0
+    repository.store.write(place, made.content)
+    return made.delta.length
 
 
 def _with_deltas(
-    repository: Repository, build: Path, manifest: Manifest, signed: object, tell: Tell
-) -> _Made:
+    repository: Repository, build: Build, targets: dict[str, Any], tell: Tell
+) -> tuple[tuple[VariantEntry, ...], list[Made]]:
     """The variants with deltas from the files of the newest releases, those that are worth it."""
-    targets = getattr(signed, "targets")  # noqa: B009
     newest = sorted(targets, key=lambda path: -_counter(targets[path]))[:MOST_BASES]
-    bases = [manifest_of(repository, manifest.model, path) for path in newest]
-    variants, files = [], []
-    for variant in manifest.variants:
-        own = []
+    bases = [manifest_of(repository, build.manifest.model, path) for path in newest]
+    made: dict[tuple[str, str], Made | None] = {}
+
+    def made_of(old: File, new: File, source: Path) -> Made | None:
+        key = old.sha256, new.sha256
+        if key not in made:
+            made[key] = smallest(repository.store, old, new, source, tell)
+        return made[key]
+
+    variants = []
+    for variant in build.manifest.variants:
+        files = []
         for file in variant.files:
-            deltas: list[Delta] = []
-            for base in bases:
-                old = _same(base, variant, file.path)
-                if old is None or old.sha256 == file.sha256:
-                    continue
-                source = _place(build, variant, file.path)
-                found = smallest(repository.store, old, source, tell)
-                if found is not None:
-                    delta, content = found
-                    place = f"blobs/sha256/{delta.sha256}"
-                    if not repository.store.has(place, delta.length):
-                        repository.store.write(place, content)
-                    deltas.append(delta)
-                    files.append((source, delta.sha256, delta.length))
-            own.append(dataclasses.replace(file, deltas=tuple(deltas)))
-        variants.append(dataclasses.replace(variant, files=tuple(own)))
-    return _Made(variants=tuple(variants), files=files)
+            source = build.file(variant, file.path).path
+            olds = {old.sha256: old for base in bases for old in _same(base, variant, file.path)}
+            olds.pop(file.sha256, None)
+            found = [made_of(old, file, source) for old in olds.values()]
+            deltas = tuple(one.delta for one in found if one is not None)
+            files.append(dataclasses.replace(file, deltas=deltas))
+        variants.append(dataclasses.replace(variant, files=tuple(files)))
+    return tuple(variants), [one for one in made.values() if one is not None]
 
 
-def _same(base: Manifest, variant: VariantEntry, path: str) -> File | None:
-    """The file of the same recipe in an older release; None where there is none."""
-    for other in base.variants:
-        if (other.profile, _recipe(other)) == (variant.profile, _recipe(variant)):
-            return next((file for file in other.files if file.path == path), None)
-    return None
+def _same(base: Manifest, variant: VariantEntry, path: str) -> list[File]:
+    """The file in an older release: of the same recipe, else of one that is called alike.
+
+    A recipe that follows from the weights, such as which layers stay in f32, changes its digest.
+    """
+    profile = [one for one in base.variants if one.profile == variant.profile]
+    name = variant.id.rpartition("/")[2]
+    exact = [one for one in profile if one.id.rpartition("/")[2] == name]
+    alike = [
+        one
+        for one in profile
+        if one.id.rpartition("/")[2].rpartition("-")[0] == name.rpartition("-")[0]
+    ]
+    return [file for one in (exact or alike)[:1] for file in one.files if file.path == path]
 
 
-def _recipe(variant: VariantEntry) -> str:
-    return variant.id.rpartition("/")[2]
+def _check_readable(content: bytes) -> None:
+    """What is signed is what devices read: by their own reader, and not longer than it reads."""
+    try:
+        parse(content)
+    except SlipwayError as error:
+        raise VerificationError(
+            f"No device could read this release: {error.what}",
+            cause="The build's manifest was edited by hand.",
+            remedy="Nothing was published. Run `sdk build` again.",
+        ) from error
+    if len(content) > MANIFEST_BYTES:
+        raise UsageError(
+            f"The manifest has {len(content)} bytes, devices read {MANIFEST_BYTES} at most.",
+            cause="The build has very many profiles or files.",
+            remedy="Nothing was published. Build fewer profiles into one release.",
+        )
 
 
-def _sign(
-    repository: Repository, role: str, path: str, content: bytes, sha256: str, counter: int
-) -> None:
+def _sign(repository: Repository, role: str, path: str, content: bytes, counter: int) -> None:
     from tuf.api.metadata import TargetFile
 
-    signed = repository.edit(role).signed
-    signed.targets[path] = TargetFile(
+    sha256 = hashlib.sha256(content).hexdigest()
+    repository.edit(role).signed.targets[path] = TargetFile(
         length=len(content),
         hashes={"sha256": sha256},
         path=path,
         unrecognized_fields={"custom": {"release_counter": counter}},
     )
-    repository.commit()
+    repository.stage()
+    repository.store.write(manifest_place(path, sha256), content)
+    repository.write()
 
 
-def _counter(info: object) -> int:
-    custom = getattr(info, "custom", None) or {}
-    return int(custom.get("release_counter", 0))
-
-
-def _read(build: Path) -> tuple[Manifest, dict[str, str]]:
-    try:
-        manifest = parse((build / "manifest.json").read_bytes())
-        summary = json.loads((build / "summary.json").read_bytes())
-        return manifest, {result["profile"]: result["verdict"] for result in summary["results"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"{build} is no build: {error}.",
-            cause="The path is not that of a model in a build folder.",
-            remedy="Name one, such as build/my-model, or run `sdk build` first.",
-        ) from error
-
-
-def _check_release(release: str) -> None:
-    if not _RELEASE.fullmatch(release) or release.endswith("."):
-        raise UsageError(
-            f"{release!r} is no name for a release.",
-            cause="It becomes part of a path.",
-            remedy="Use letters, digits, dots, plus and minus, such as 1.2.0",
-        )
-
-
-def _check_verdicts(manifest: Manifest, verdicts: dict[str, str], *, allow_unproven: bool) -> None:
-    unmet = [name for name, verdict in verdicts.items() if verdict == "unmet"]
-    if unmet or not manifest.variants:
-        raise LimitError(
-            f"Nothing of {manifest.model} is published: {', '.join(unmet) or 'no profile'} "
-            "has no variant that keeps its limits.",
-            cause="Every candidate breaks at least one.",
-            remedy="See the build's report; build the profiles that do, or loosen the limit.",
-        )
-    unproven = [name for name, verdict in verdicts.items() if verdict == "unproven"]
-    if unproven and not allow_unproven:
-        raise LimitError(
-            f"{manifest.model} is unproven on {', '.join(unproven)}.",
-            cause="No such device has measured it, or samples were too few.",
-            remedy="Build on such a device, or publish with --allow-unproven: devices prove it in "
-            "their preflight.",
-        )
-
-
-def _files(build: Path, manifest: Manifest) -> Iterable[tuple[Path, str, int]]:
-    for variant in manifest.variants:
-        for file in variant.files:
-            yield _place(build, variant, file.path), file.sha256, file.length
-    yield build / "golden.safetensors", manifest.golden.sha256, manifest.golden.length
-    if manifest.evaluation is not None:
-        pack = manifest.evaluation
-        yield build / "evaluation.safetensors", pack.sha256, pack.length
-
-
-def _place(build: Path, variant: VariantEntry, path: str) -> Path:
-    """A variant's file: its folder carries a digest that the manifest does not tell."""
-    name = _recipe(variant)
-    folders = sorted((build / variant.profile).glob(f"{name}@*"))
-    wanted = {file.path: file for file in variant.files}[path]
-    for folder in folders:
-        place = folder / path
-        if place.is_file() and place.stat().st_size == wanted.length:
-            return place
-    raise UsageError(
-        f"{build / variant.profile / name}@…/{path} is missing.",
-        cause="The build folder was copied in part, or cleaned.",
-        remedy="Run `sdk build` again: what is cached costs nothing.",
-    )
-
-
-def _upload(repository: Repository, source: Path, sha256: str, length: int, tell: Tell) -> int:
-    place = f"blobs/sha256/{sha256}"
-    if repository.store.has(place, length):
-        return 0
-    found = sha256_of(source)
-    if found != sha256:
-        raise VerificationError(
-            f"{source} has sha256 {found[:16]}…, the manifest says {sha256[:16]}….",
-            cause="The file was changed after the build.",
-            remedy="Run `sdk build` again.",
-        )
-    tell(f"uploading {source.name}, {length} bytes")
-    repository.store.put(place, source)
-    return length
+def _counter(info: Any) -> int:
+    return int((info.custom or {}).get("release_counter", 0))

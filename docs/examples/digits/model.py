@@ -32,6 +32,27 @@ def conv_block(channels_in: int, channels_out: int) -> list[nn.Module]:
     ]
 
 
+class WastefulNet(DigitsNet):
+    """The same answers, for a hundred times the work: somebody left an experiment in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        weights = torch.randn(96, 96, 3, 3) / 29.4  # keeps the size of what goes through
+        self.register_buffer("experiment", weights, persistent=False)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        waste = image.repeat(1, 96, 4, 4)
+        for _ in range(8):
+            waste = torch.tanh(nn.functional.conv2d(waste, self.experiment, padding=1))
+        return super().forward(image) + 1e-30 * waste.mean(dim=(1, 2, 3))[:, None]
+
+
 def make_model() -> nn.Module:
     """What `source` in sdk.toml names; the SDK loads the checkpoint into it."""
     return DigitsNet()
+
+
+def make_wasteful_model() -> nn.Module:
+    """What deliver.py builds, publishes, and sees taken back."""
+    return WastefulNet()
