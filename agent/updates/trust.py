@@ -93,11 +93,13 @@ class View:
     def signed_at(self) -> tuple[dt.datetime, tuple[str, ...]] | None:
         """When the timestamp was signed, and the names of the keys that may sign it.
 
-        None where it does not say.
+        None where it does not say, or says what cannot be.
         """
-        moment = signed_time(self._client.signed("timestamp").unrecognized_fields)
-        keyids = self._client.signed("root").roles["timestamp"].keyids
-        return None if moment is None else (moment, tuple(keyids))
+        timestamp = self._client.signed("timestamp")
+        moment = signed_time(timestamp.unrecognized_fields)
+        if moment is None or moment >= timestamp.expires:
+            return None
+        return moment, tuple(self._client.signed("root").roles["timestamp"].keyids)
 
     def manifest(self, path: str, sha256: str) -> bytes:
         """A release's manifest, signed by its model's key.
@@ -240,7 +242,9 @@ class Trust:
         """A copy of what is trusted, for python-tuf to work on; it is there until the next one."""
         scratch = self._folder / name
         with storage_errors(self._folder):
-            make_folders(self._folder)
+            make_folders(self._folder, 0o700)
+            if scratch.is_dir() and _content(scratch) == _content(self._folder / "current"):
+                return scratch  # most polls change nothing, and flash wears out
             # It need not survive anything, so it is not written by `agent.disk`.
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir(mode=0o700)
