@@ -106,6 +106,7 @@ def device(tmp_path: Path) -> Iterator[Test]:
     test.home.close()
 
 
+@pytest.mark.long
 def test_what_changes_nothing_does_nothing(device: Test) -> None:
     device.installed("1.0.0")
     device.settled()
@@ -121,6 +122,7 @@ def test_changed_software_is_proven_anew_once(device: Test) -> None:
     assert device.doubt is None
 
 
+@pytest.mark.long
 def test_software_that_changed_during_a_trial_is_noticed(device: Test) -> None:
     device.fleet.release("1.0.0")
     action = device.look()
@@ -141,6 +143,7 @@ def test_what_does_not_hold_gives_way_to_another_rung(device: Test) -> None:
     assert device.doubt is None
 
 
+@pytest.mark.long
 def test_what_does_not_hold_goes_back_where_no_rung_holds(device: Test) -> None:
     device.installed("1.0.0")
     device.installed("2.0.0", LADDER)
@@ -173,6 +176,7 @@ def test_what_does_not_hold_and_has_no_way_out_goes_on_and_says_so(device: Test)
     assert device.doubt is None, "and under the next software it holds again"
 
 
+@pytest.mark.long
 def test_a_lost_journal_has_it_proven_anew(device: Test) -> None:
     device.installed("1.0.0")
     device.home.close()
@@ -184,6 +188,7 @@ def test_a_lost_journal_has_it_proven_anew(device: Test) -> None:
     device.settled()
 
 
+@pytest.mark.long
 def test_proving_anew_waits_for_the_device_to_come_to_rest(device: Test, tmp_path: Path) -> None:
     device.installed("1.0.0")
     hook = tmp_path / "hook"
@@ -229,6 +234,7 @@ def test_a_revoked_release_goes_back_without_a_word_of_the_application(device: T
     assert device.runs == "1.0.0 best"
 
 
+@pytest.mark.long
 def test_a_revoked_release_with_nothing_behind_it_goes_on_and_says_so(device: Test) -> None:
     device.installed("1.0.0")
     revoke(device.fleet, "1.0.0")
@@ -355,6 +361,7 @@ def test_one_rung_at_a_time_and_back_to_where_it_was(device: Test) -> None:
         assert device.runs == f"1.0.0 {name}"
 
 
+@pytest.mark.long
 def test_a_variant_that_was_measured_faster_is_not_stepped_up_from(device: Test) -> None:
     variants = {"large": b"p50=9 " * 9, "small": b"p50=2 "}
     device.installed("1.0.0", variants, selection="measure")
@@ -411,6 +418,7 @@ def test_a_step_ignores_how_fast_the_heavier_one_is(device: Test) -> None:
     assert [asked.running for asked in seen] == [None]
 
 
+@pytest.mark.long
 def test_a_step_needs_no_network(device: Test) -> None:
     device.installed("1.0.0", LADDER)
     device.restarted(repository=None)
@@ -429,6 +437,7 @@ def test_an_operator_goes_back_and_nothing_waits_for_the_hook(device: Test, tmp_
     assert device.runs == "1.0.0 best"
 
 
+@pytest.mark.long
 def test_a_release_waits_for_the_hook_and_says_so_once(device: Test, tmp_path: Path) -> None:
     device.installed("1.0.0")
     hook = tmp_path / "hook"

@@ -132,6 +132,7 @@ def test_a_busy_server_is_obeyed_also_where_nothing_waits_for_it(
         assert refusal.value.after_s == 1234
 
 
+@pytest.mark.long
 def test_a_trial_ends_in_time_while_the_server_fails(fleet: Fleet, server: Server) -> None:
     with Home(served(fleet, server)) as home:
         action = on_trial(fleet, home)
@@ -168,6 +169,7 @@ def test_expired_metadata_keeps_what_runs_and_says_how_old_it_is(
         assert found["metadata_expired"] is False
 
 
+@pytest.mark.long
 def test_an_action_that_was_done_is_not_done_again_and_ends_nothing(fleet: Fleet) -> None:
     with Home(fleet.device()) as home:
         assignment = fleet.release("1.0.0")
@@ -182,6 +184,7 @@ def test_an_action_that_was_done_is_not_done_again_and_ends_nothing(fleet: Fleet
         assert any("was done before" in line for line in lines)
 
 
+@pytest.mark.long
 def test_a_newer_assignment_takes_the_place_of_one_that_waits(fleet: Fleet, tmp_path: Path) -> None:
     with Home(fleet.device(idle=Idle(hook=str(tmp_path / "none")))) as home:
         fleet.release("1.0.0")
@@ -198,6 +201,7 @@ def test_a_newer_assignment_takes_the_place_of_one_that_waits(fleet: Fleet, tmp_
         assert second.id in replaced.reason
 
 
+@pytest.mark.long
 def test_the_device_is_named_before_its_group(fleet: Fleet) -> None:
     with Home(fleet.device()) as home:
         one, two = fleet.publish("1.0.0"), fleet.publish("2.0.0")
@@ -235,7 +239,11 @@ DEADLINES = [("health", "ROLLED_BACK"), ("deadline", "CONFIRMED")]
 
 @pytest.mark.parametrize(("confirm", "state"), DEADLINES)
 @pytest.mark.parametrize(
-    "restarted", [False, True], ids=["at work", "after a restart of the agent"]
+    "restarted",
+    [
+        pytest.param(False, id="at work"),
+        pytest.param(True, id="after a restart of the agent", marks=pytest.mark.long),
+    ],
 )
 def test_a_trial_whose_time_is_up(fleet: Fleet, confirm: Any, state: str, restarted: bool) -> None:
     with Home(fleet.device(trial=Trial(seconds=60.0, confirm=confirm))) as home:
