@@ -40,7 +40,7 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/cog --check $(COGGED)
-	$(PYTEST) -m 'not toolchain and not long and not browser'
+	$(PYTEST) -m 'not toolchain and not device and not long and not browser'
 
 test: $(STAMP)
 	$(PYTEST) -m 'not long'
@@ -49,7 +49,7 @@ test-long: $(STAMP)
 	$(PYTEST) -m long
 
 explore: $(STAMP)
-	$(PYTEST) -m 'not toolchain and not long and not browser' --hypothesis-profile=explore $$(grep -rl '^from hypothesis' tests --include='test_*.py')
+	$(PYTEST) -m 'not toolchain and not device and not long and not browser' --hypothesis-profile=explore $$(grep -rl '^from hypothesis' tests --include='test_*.py')
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.run

@@ -261,7 +261,9 @@ def _equal(expected: Any, value: Any) -> bool:
 def _compare(operator: str, bound: Any, value: Any) -> bool:
     if operator == "has":
         wanted = bound if isinstance(bound, (list, tuple)) else [bound]
-        return isinstance(value, (list, tuple)) and set(wanted) <= set(value)
+        return isinstance(value, (list, tuple)) and all(
+            any(_equal(want, found) for found in value) for want in wanted
+        )
     if operator not in ("min", "below"):
         return False
     if isinstance(bound, str) and isinstance(value, str):

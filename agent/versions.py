@@ -19,6 +19,8 @@ _PATTERN = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _PRE_ORDER = {"a": 0, "alpha": 0, "b": 1, "beta": 1, "c": 2, "rc": 2, "pre": 2, "preview": 2}
+MOST_LENGTH = 200
+"""No version is longer; numbers of thousands of digits are none that `int` takes."""
 _LAST = 9  # sorts after every pre-release letter
 
 VersionKey = tuple[int, tuple[int, ...], tuple[int, int], int, tuple[int, int], tuple[object, ...]]
@@ -30,7 +32,7 @@ def version_key(text: str) -> VersionKey | None:
     >>> version_key("6.1") < version_key("6.2.1") < version_key("7.0rc1") < version_key("7.0")
     True
     """
-    found = _PATTERN.fullmatch(text.strip())
+    found = _PATTERN.fullmatch(text.strip()) if len(text) <= MOST_LENGTH else None
     if found is None:
         return None
     release = tuple(int(part) for part in found["release"].split("."))

@@ -18,6 +18,21 @@ settings.register_profile(
 settings.load_profile("repeatable")
 
 
+PURE = (
+    *("assignment", "config", "delta", "judge", "ladder", "names", "shim", "strain", "vectors"),
+    *("deltas", "keystore", "states", "trial_count"),
+)
+"""Of the tests of updates, those that are over at once: `make check` has them too."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what makes a device or a repository for each test: by its folder, so none is forgotten."""
+    for item in items:
+        folder, name = item.path.parent.name, item.path.stem.removeprefix("test_")
+        if folder in ("updates", "release", "crash", "conformance") and name not in PURE:
+            item.add_marker(pytest.mark.device)
+
+
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = tmp_path_factory.mktemp("slipway")

@@ -6,8 +6,9 @@ From the outside in:
     recover                 after any start: what was interrupted
     action, obtain, proving one action on its way through `states`
     outcome                 its end: confirmed, rolled back, refused
-    trust, assignment       who has signed what
+    trust, assignment       who has signed what; client: python-tuf, freshness: how old it is
     source, fetch, delta    where bytes come from; package: from one file
+    sound                   what no release may hold
     home                    the state folder: journal, slots, blobs
     states, judge, ladder   the decisions, pure
 """

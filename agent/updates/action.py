@@ -16,7 +16,6 @@ from agent.errors import NetworkError, SlipwayError, VerificationError
 from agent.files import remove_tree, storage_error, write_atomic
 from agent.formats import formats
 from agent.manifest import Manifest, parse
-from agent.names import check_distinct
 from agent.updates.assignment import SignedAssignment, moment
 from agent.updates.home import Home
 from agent.updates.journal import Action, Kind, Order
@@ -36,6 +35,7 @@ from agent.updates.proving import (
 from agent.updates.report import integers_only
 from agent.updates.shim_file import begin_count
 from agent.updates.slots import MANIFEST, OWN_FILES, sha256_of_bytes
+from agent.updates.sound import check_sound
 from agent.updates.source import Source
 from agent.updates.states import State
 from agent.updates.trust import View
@@ -236,8 +236,7 @@ def _check(home: Home, action: Action, manifest: Manifest, view: View) -> None:
             cause="The release was published under another model's name.",
             remedy="Nothing was changed. Publish it anew.",
         )
-    for variant in manifest.variants:
-        check_distinct([*OWN_FILES, *(file.path for file in variant.files)])
+    check_sound(manifest, OWN_FILES)
     if home.is_revoked(manifest, view.revoked(manifest.model)):
         raise VerificationError(
             f"{manifest.model} {manifest.release} was revoked.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from agent.files import settle
 from agent.shim import starts_of, trial_of
 from agent.updates.home import Home
+from agent.updates.install import unfit
 from agent.updates.journal import Action
 from agent.updates.obtain import Tell
 from agent.updates.outcome import (
@@ -35,6 +36,7 @@ def recover(home: Home, tell: Tell) -> Action | None:
         tell("the journal was damaged and is begun anew; what runs is told by the slots")
     action = home.journal.unfinished()
     _end_orphaned_trials(home, action, tell)
+    _leave_broken_slots(home, action, tell)
     if action is not None:
         decision = reconcile(found(home, action))
         tell(f"{action.model}: {action.state} was interrupted ({decision.reason})")
@@ -107,3 +109,18 @@ def _end_orphaned_trials(home: Home, running: Action | None, tell: Tell) -> None
         if old is not None and is_whole(slots, old):
             slots.activate(old.name)
             tell(f"{model}: a trial that nothing is known of was taken back")
+
+
+def _leave_broken_slots(home: Home, running: Action | None, tell: Tell) -> None:
+    """What runs lacks a file, since a disk failed: what worked before it is whole, perhaps."""
+    for model in home.models():
+        slots = home.slots(model)
+        name = slots.current()
+        if name is None or slots.read(name) is not None or (running and running.model == model):
+            continue
+        old = slots.read(slots.spare())
+        if old is None or not is_whole(slots, old) or unfit(home, old, by_itself=True):
+            tell(f"{model}: slot {name}, which runs, is not complete; nothing else is here")
+            continue
+        slots.activate(old.name)
+        tell(f"{model}: slot {name} is not complete any more; {old.manifest.release} runs again")

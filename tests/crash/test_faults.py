@@ -382,6 +382,28 @@ def test_a_blob_that_was_damaged_is_fetched_again(world: World, memory: Path) ->
     assert world._release(world.runs(Real(state))) == "1.1.0"
 
 
+@pytest.mark.parametrize("name", ["model.bin", "slot.json", "manifest.json", "deep/er.bin"])
+def test_what_runs_has_lost_a_file(world: World, memory: Path, name: str) -> None:
+    state = world.device("two", memory / "device")
+    (state / "models" / MODEL / "B" / name).unlink()
+    told: list[str] = []
+    with world.home(state, None) as home:
+        recover(home, told.append)
+    assert "1.0.0 runs again" in "".join(told)
+    assert world._release(world.runs(Real(state))) == "1.0.0"
+
+
+def test_what_runs_has_lost_a_file_and_nothing_else_is_here(world: World, memory: Path) -> None:
+    state = world.device("one", memory / "device")
+    (state / "models" / MODEL / "A" / "model.bin").unlink()
+    told: list[str] = []
+    with world.home(state, "1.1.0") as home:
+        recover(home, told.append)
+        assert "nothing else is here" in "".join(told)
+        update(world, home)
+    assert world._release(world.runs(Real(state))) == "1.1.0"
+
+
 def test_an_action_that_was_moved_on_is_not_moved_on_twice(world: World, memory: Path) -> None:
     state = world.device("trial", memory / "device")
     with world.home(state, None) as home:
