@@ -22,9 +22,10 @@ from agent.updates.ladder import CALM_S
 from agent.updates.proof import Asked, Proof
 from agent.updates.run import look, once
 from agent.updates.status import status
+from agent.variant import prepared_name
 from sdk.release import ceremony
 from tests.updates.devices import fresh_fleet
-from tests.updates.fleet import MODEL, Fleet, passing, silent
+from tests.updates.fleet import MODEL, Fleet, passing, reports_of, silent
 from tests.updates.machine import machine
 
 LADDER = {"large": b"large " * 100, "small": b"small", "tiny": b"tiny"}
@@ -449,6 +450,10 @@ def test_a_release_waits_for_the_hook_and_says_so_once(device: Test, tmp_path: P
         assert action.state == "STAGED"
     assert "cannot be run" in status(device.config)["action"]["reason"]
     assert action.writes <= 4, "a poll costs no write"
+    told = [(told["state"], told["reason"]) for told in reports_of(device.home)]
+    assert told[-1][0] == "STAGED"
+    assert "cannot be run" in told[-1][1]
+    assert len(told) == 3
     hook.write_text("#!/bin/sh\necho noise; exit 1\n")
     hook.chmod(0o755)
     action = device.look()
@@ -487,3 +492,34 @@ def test_a_configuration_is_no_part_of_what_is_proven(device: Test) -> None:
     device.restarted(poll_s=10.0)
     assert isinstance(device.config, Config)
     device.settled()
+
+
+@pytest.mark.long
+def test_what_was_prepared_here_is_hashed_like_the_rest(device: Test) -> None:
+    proving = device.prove
+
+    def prepares(home: Home, asked: Asked, **options: Any) -> Proof:
+        folder = home.folder / "prepared" / prepared_name(asked.variant.record)
+        if not folder.exists():
+            folder.mkdir()
+            (folder / "engine").write_bytes(b"made here")
+        return proving(home, asked, **options)
+
+    device.keeper.prove = prepares
+    device.installed("1.0.0")
+    (folder,) = (device.config.state / "prepared").iterdir()
+    device.settled()
+    (folder / "engine").write_bytes(b"made elsewhere")
+    device.settled()  # each file is hashed once in a boot
+    machine(device.root, boot="second")
+    device.restarted()
+    device.keeper.prove = prepares
+    assert device.look() is None
+    assert device.proven == ["best", "best"]
+    assert (folder / "engine").read_bytes() == b"made here"
+    device.settled()
+    # What is prepared for releases that are gone goes as well.
+    device.installed("2.0.0")
+    device.installed("3.0.0")
+    assert folder not in set((device.config.state / "prepared").iterdir())
+    assert len(list((device.config.state / "prepared").iterdir())) == 2
