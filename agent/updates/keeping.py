@@ -98,6 +98,9 @@ class Keeper:
         if home.is_proven(slot):
             return None
         model, software = slot.manifest.model, home.software()
+        if not _is_here(home, slot, slot.entry):
+            tell(f"{model}: what it would be proven anew with is not here any more")
+            return None
         doubt = doubt_of(home.journal, slot)
         if doubt is None or doubt.software != software:
             rest = rest_of(home)

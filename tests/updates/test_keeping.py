@@ -178,6 +178,19 @@ def test_what_does_not_hold_and_has_no_way_out_goes_on_and_says_so(device: Test)
 
 
 @pytest.mark.long
+def test_what_cannot_be_proven_anew_is_not_said_to_fail(device: Test) -> None:
+    device.installed("1.0.0")
+    device.restarted(repository=None)
+    golden = device.home.slots(MODEL).read("A")
+    assert golden is not None
+    device.home.blobs.path(golden.manifest.golden.sha256).unlink()
+    device.software("13")
+    device.settled()
+    assert device.doubt is None
+    assert any("is not here any more" in line for line in device.lines)
+
+
+@pytest.mark.long
 def test_a_lost_journal_has_it_proven_anew(device: Test) -> None:
     device.installed("1.0.0")
     device.home.close()
