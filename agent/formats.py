@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import pkgutil
-from pathlib import Path
 
 
 def formats() -> tuple[str, ...]:
     """The names that `Runtime.format` may have here."""
-    folder = Path(__file__).parent / "sessions"
-    return tuple(sorted(module.name for module in pkgutil.iter_modules([str(folder)])))
+    found = importlib.util.find_spec("agent.sessions")
+    folders = found.submodule_search_locations if found else None
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(folders or [])))

@@ -313,6 +313,7 @@ def test_an_engine_that_does_not_load_is_built_again_once(
     stand_in: StandIn, onnx: Path, tmp_path: Path
 ) -> None:
     record = sessions.read_record(variant(tmp_path, onnx))
+    home = sessions.prepared_folder(record)
     tried: list[bytes] = []
 
     def refuse(times: int) -> Callable[..., Any]:
@@ -325,13 +326,13 @@ def test_an_engine_that_does_not_load_is_built_again_once(
         return attempt
 
     module = SimpleNamespace(prepare=session.prepare, load=refuse(1))
-    assert sessions._load_prepared(module, onnx, {}, record) == "a session"
+    assert sessions._load_prepared(module, onnx, {}, record, home) == "a session"
     assert len(stand_in.calls()) == 2
     assert tried[0] != tried[1]
     tried.clear()
     module.load = refuse(5)
     with pytest.raises(ToolchainError, match="built here just now"):
-        sessions._load_prepared(module, onnx, {}, record)
+        sessions._load_prepared(module, onnx, {}, record, home)
     assert len(tried) == 2
 
 
