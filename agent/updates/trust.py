@@ -26,7 +26,6 @@ from agent.files import make_folders, point_link, remove_tree, storage_errors, w
 from agent.updates.client import METADATA, Client, tuf_errors
 from agent.updates.freshness import (
     EXTENSION,
-    TIME_FORM,
     TIMESTAMP,
     Freshness,
     freshness_of,
@@ -187,7 +186,7 @@ class Trust:
             view = self._look(scratch, source, now, now, lambda: self._keep(scratch))
         except VerificationError as error:
             raise VerificationError(
-                f"{error.what}{self._told_age()}", cause=error.cause, remedy=error.remedy
+                f"{error.what}{self._told_age(now)}", cause=error.cause, remedy=error.remedy
             ) from error
         return view
 
@@ -270,12 +269,12 @@ class Trust:
             for number in numbers:
                 remove_tree(self._folder / str(number))
 
-    def _told_age(self) -> str:
+    def _told_age(self, now: dt.datetime) -> str:
         found = self.freshness()
-        if found is None or found.signed is None:
+        age_s = found.age_s(now) if found else None
+        if age_s is None:
             return ""
-        # The time and not the age: the same line at each poll is told once.
-        return f" What is trusted here was signed at {found.signed:{TIME_FORM}}."
+        return f" What is trusted here was signed {dt.timedelta(seconds=age_s)} ago."
 
 
 def begin_trust(state: Path, root: Path) -> dict[str, Any]:
