@@ -24,6 +24,7 @@ from agent.updates.assignment import ASSIGNMENT_TYPE
 from agent.updates.freshness import EXTENSION, SIGNED, TIME_FORM
 from agent.updates.source import MissingError, Stream
 from sdk.release.keystore import KeyStore
+from sdk.release.store import LOCK_S
 from tests.updates.fleet import utc
 
 Signers = Mapping[str, Signer]
@@ -49,7 +50,7 @@ class Repo:
         files = {
             path.relative_to(folder).as_posix(): path.read_bytes()
             for path in folder.rglob("*")
-            if path.is_file()
+            if path.is_file() and path.name != LOCK_S
         }
         return cls(files, signers)
 
