@@ -24,7 +24,6 @@ from agent.updates.assignment import ASSIGNMENT_TYPE
 from agent.updates.freshness import EXTENSION, SIGNED, TIME_FORM
 from agent.updates.source import MissingError, Stream
 from sdk.release.keystore import KeyStore
-from sdk.release.store import LOCK_S
 from tests.updates.fleet import utc
 
 Signers = Mapping[str, Signer]
@@ -50,7 +49,7 @@ class Repo:
         files = {
             path.relative_to(folder).as_posix(): path.read_bytes()
             for path in folder.rglob("*")
-            if path.is_file() and path.name != LOCK_S
+            if path.is_file() and path.name != ".lock"
         }
         return cls(files, signers)
 
