@@ -33,7 +33,7 @@ def conv_block(channels_in: int, channels_out: int) -> list[nn.Module]:
 
 
 class WastefulNet(DigitsNet):
-    """The same answers, for a hundred times the work: somebody left an experiment in."""
+    """The same answers, for fifty times the work: somebody left an experiment in."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class WastefulNet(DigitsNet):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         waste = image.repeat(1, 96, 4, 4)
-        for _ in range(8):
+        for _ in range(3):
             waste = torch.tanh(nn.functional.conv2d(waste, self.experiment, padding=1))
         return super().forward(image) + 1e-30 * waste.mean(dim=(1, 2, 3))[:, None]
 
