@@ -26,6 +26,8 @@ from agent.errors import VerificationError
 T = TypeVar("T")
 MOST_INTEGER = 2**53 - 1
 """Beyond it, readers that know only floating point would see another number."""
+MOST_DEPTH = 64
+"""Objects and lists within one another, in what gets signed."""
 
 
 def decode(kind: type[T], value: Any, path: str = "$") -> T:
@@ -81,6 +83,8 @@ def loads_signed(content: bytes) -> Any:
             parse_int=_bounded,
             object_pairs_hook=_once_each,
         )
+        if isinstance(value, (dict, list)):
+            _check_depth(value)
         # Escapes can spell halves of a character, which no file or database takes later.
         json.dumps(value, ensure_ascii=False).encode()
     except RecursionError as error:
@@ -99,12 +103,27 @@ def _refuse_number(text: str) -> Any:
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice[:40]!r} is there twice in one object")
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name[:40]!r} is there twice in one object")
+        found[name] = value
     return found
+
+
+def _check_depth(value: Any) -> None:
+    """Far from where Python's own recursion ends, which depends on who calls."""
+    level = [value]
+    for _ in range(MOST_DEPTH):
+        level = [
+            below
+            for node in level
+            for below in (node.values() if isinstance(node, dict) else node)
+            if isinstance(below, (dict, list))
+        ]
+        if not level:
+            return
+    raise ValueError(f"it is nested more than {MOST_DEPTH} deep")
 
 
 @functools.lru_cache(maxsize=256)

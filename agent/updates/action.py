@@ -22,6 +22,7 @@ from agent.updates.journal import Action, Kind, Order
 from agent.updates.ladder import Offer, offer
 from agent.updates.obtain import Tell, all_of
 from agent.updates.outcome import PROOF, enter_trial, fail, slot_name
+from agent.updates.prepared import note_prepared
 from agent.updates.proof import Proof
 from agent.updates.proving import (
     Prove,
@@ -33,6 +34,7 @@ from agent.updates.proving import (
     rest_of,
 )
 from agent.updates.report import integers_only
+from agent.updates.report import keep as keep_report
 from agent.updates.shim_file import begin_count
 from agent.updates.slots import MANIFEST, OWN_FILES, sha256_of_bytes
 from agent.updates.sound import check_sound
@@ -176,7 +178,8 @@ def _staged(home: Home, action: Action, means: Means) -> Action:
     rest = rest_of(home) if action.kind in _ASSIGNED else None
     if rest is not None and not rest.at_rest:
         if action.reason != rest.why:  # noted once: `status` tells it, and a poll costs no write
-            return home.journal.enter(action, "STAGED", rest.why)
+            action = home.journal.enter(action, "STAGED", rest.why)
+            keep_report(home, action)  # a device that never comes to rest is not to be guessed at
         return action
     return home.journal.enter(action, "PREFLIGHT")
 
@@ -198,7 +201,9 @@ def _preflight(home: Home, action: Action, means: Means) -> Action:
     spare = slots.spare()
     home.note_proven(action.model, spare, action.order.manifest_sha256, chosen.id)
     content = _manifest_bytes(home, action)
-    slots.fill(spare, content, chosen, home.blobs, prepared=home.prepared(manifest, chosen))
+    prepared = home.prepared(manifest, chosen)
+    note_prepared(home, prepared)
+    slots.fill(spare, content, chosen, home.blobs, prepared=prepared)
     return home.journal.enter(
         action, "ACTIVATING", slot=spare, old_slot=slots.current(), variant=chosen.id
     )

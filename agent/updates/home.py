@@ -129,6 +129,10 @@ class Home:
         about = [manifest_sha256, variant, self.software()]
         self.journal.set_fact(_proven(model, slot), about)
 
+    def forget_proven(self, slot: Slot) -> None:
+        """What lies in a slot is to be proven anew."""
+        self.journal.set_fact(_proven(slot.manifest.model, slot.name), None)
+
     def staging(self, action: str) -> Path:
         """A folder for one action's parts."""
         return self.folder / "staging" / check_part(action)

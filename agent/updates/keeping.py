@@ -21,12 +21,14 @@ from agent.updates.journal import Action
 from agent.updates.ladder import Strain, needs_of, offer, step
 from agent.updates.obtain import Tell, needed
 from agent.updates.outcome import is_whole
+from agent.updates.prepared import forget_prepared, is_as_prepared, note_prepared
 from agent.updates.proof import Proof
 from agent.updates.proving import Prove, counts_as_quiet, prove_apart, question, rest_of
 from agent.updates.slots import Slot
 from agent.updates.strain import available_bytes, is_too_hot
 from agent.updates.trust import View
 
+_ANEW = "the software of this device, or what was prepared on it, has changed"
 HASHED = "hashed"
 """Fact of the journal: in which boot the slots were hashed."""
 HOT_S = 60.0
@@ -80,6 +82,11 @@ class Keeper:
 
     def _damaged(self, home: Home, slot: Slot, tell: Tell) -> Action | None:
         """Hashed once in each boot."""
+        prepared = slot.record.prepared
+        if prepared is not None and not is_as_prepared(home, prepared):
+            tell(f"{slot.manifest.model}: what was prepared here has changed; it is made anew")
+            forget_prepared(home, prepared)
+            home.forget_proven(slot)
         if is_whole(home.slots(slot.manifest.model), slot):
             clear_doubt(home.journal, slot, "damaged")
             return None
@@ -91,16 +98,20 @@ class Keeper:
         if home.is_proven(slot):
             return None
         model, software = slot.manifest.model, home.software()
+        if not _is_here(home, slot, slot.entry):
+            tell(f"{model}: what it would be proven anew with is not here any more")
+            return None
         doubt = doubt_of(home.journal, slot)
         if doubt is None or doubt.software != software:
             rest = rest_of(home)
             if rest is not None and not rest.at_rest:
-                tell(f"{model}: the software of this device has changed; {rest.why}")
+                tell(f"{model}: {slot.record.variant} is to be proven anew ({_ANEW}); {rest.why}")
                 return None
-            tell(f"{model}: the software of this device has changed; it is proven anew")
+            tell(f"{model}: {slot.record.variant} is proven anew: {_ANEW}")
             proof = _proof_in_place(home, slot, self.prove)
             if proof.passed:
                 home.note_proven(model, slot.name, slot.record.manifest_sha256, slot.record.variant)
+                note_prepared(home, slot.record.prepared)
                 clear_doubt(home.journal, slot, "unproven")
                 tell(f"{model}: {slot.record.variant} holds under it")
                 return None

@@ -20,9 +20,11 @@ from agent.updates.home import Home
 from agent.updates.journal import Action
 from agent.updates.ladder import offer
 from agent.updates.obtain import needed
+from agent.updates.prepared import sweep_prepared
 from agent.updates.shim_file import end_count, keep_count
-from agent.updates.slots import CURRENT, MANIFEST, SLOTS, Slot, SlotName, Slots
+from agent.updates.slots import CURRENT, MANIFEST, SLOTS, Slot, SlotName, Slots, variant_record
 from agent.updates.states import FINAL, MOST_STARTS, Clock, State, is_over, may_follow
+from agent.variant import prepared_name
 
 PROOF = "proof.json"
 """What the preflight found, kept with the action until its last report."""
@@ -184,19 +186,24 @@ def _shed(home: Home) -> None:
 def _sweep(home: Home, running: Action | None) -> None:
     """Remove blobs that neither a slot nor its ladder nor the action needs."""
     wanted: set[str] = set()
+    prepared: set[str] = set()
     for model in home.models():
         slots = home.slots(model)
         for name in SLOTS:
             slot = slots.read(name)
             if slot is not None:
-                wanted |= set(needed(slot.manifest, [slot.entry, *_rungs(home, slot.manifest)]))
+                kept = [slot.entry, *_rungs(home, slot.manifest)]
+                wanted |= set(needed(slot.manifest, kept))
+                prepared |= {prepared_name(variant_record(slot.manifest, one)) for one in kept}
     if running is not None:
         manifest = _under_way(home, running)
         if manifest is None:
             return  # it is not known yet what it needs
         wanted |= set(needed(manifest, manifest.variants))
+        prepared |= {prepared_name(variant_record(manifest, one)) for one in manifest.variants}
     with storage_errors(home.blobs.folder):
         home.blobs.sweep(wanted)
+        sweep_prepared(home, prepared)
 
 
 def _rungs(home: Home, manifest: Manifest) -> tuple[VariantEntry, ...]:

@@ -127,6 +127,7 @@ def _model(journal: Journal | None, slots: Slots) -> dict[str, Any]:
         "running_sha256": slot and slot.record.manifest_sha256,
         "previous_sha256": other and other.record.manifest_sha256,
         "previous": other and other.manifest.release,
+        "last_release": last and last.release,
         "state": last and last.state,
         "reason": last and last.reason,
         "starts": starts_of(slots.folder) if last and last.state == "TRIAL" else None,

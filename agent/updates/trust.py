@@ -26,7 +26,6 @@ from agent.files import make_folders, point_link, remove_tree, storage_errors, w
 from agent.updates.client import METADATA, Client, tuf_errors
 from agent.updates.freshness import (
     EXTENSION,
-    TIME_FORM,
     TIMESTAMP,
     Freshness,
     freshness_of,
@@ -93,11 +92,13 @@ class View:
     def signed_at(self) -> tuple[dt.datetime, tuple[str, ...]] | None:
         """When the timestamp was signed, and the names of the keys that may sign it.
 
-        None where it does not say.
+        None where it does not say, or says what cannot be.
         """
-        moment = signed_time(self._client.signed("timestamp").unrecognized_fields)
-        keyids = self._client.signed("root").roles["timestamp"].keyids
-        return None if moment is None else (moment, tuple(keyids))
+        timestamp = self._client.signed("timestamp")
+        moment = signed_time(timestamp.unrecognized_fields)
+        if moment is None or moment >= timestamp.expires:
+            return None
+        return moment, tuple(self._client.signed("root").roles["timestamp"].keyids)
 
     def manifest(self, path: str, sha256: str) -> bytes:
         """A release's manifest, signed by its model's key.
@@ -185,7 +186,7 @@ class Trust:
             view = self._look(scratch, source, now, now, lambda: self._keep(scratch))
         except VerificationError as error:
             raise VerificationError(
-                f"{error.what}{self._told_age()}", cause=error.cause, remedy=error.remedy
+                f"{error.what}{self._told_age(now)}", cause=error.cause, remedy=error.remedy
             ) from error
         return view
 
@@ -240,7 +241,9 @@ class Trust:
         """A copy of what is trusted, for python-tuf to work on; it is there until the next one."""
         scratch = self._folder / name
         with storage_errors(self._folder):
-            make_folders(self._folder)
+            make_folders(self._folder, 0o700)
+            if scratch.is_dir() and _content(scratch) == _content(self._folder / "current"):
+                return scratch  # most polls change nothing, and flash wears out
             # It need not survive anything, so it is not written by `agent.disk`.
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir(mode=0o700)
@@ -266,12 +269,12 @@ class Trust:
             for number in numbers:
                 remove_tree(self._folder / str(number))
 
-    def _told_age(self) -> str:
+    def _told_age(self, now: dt.datetime) -> str:
         found = self.freshness()
-        if found is None or found.signed is None:
+        age_s = found.age_s(now) if found else None
+        if age_s is None:
             return ""
-        # The time and not the age: the same line at each poll is told once.
-        return f" What is trusted here was signed at {found.signed:{TIME_FORM}}."
+        return f" What is trusted here was signed {dt.timedelta(seconds=age_s)} ago."
 
 
 def begin_trust(state: Path, root: Path) -> dict[str, Any]:

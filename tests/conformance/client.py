@@ -26,7 +26,8 @@ from tuf.api.exceptions import RepositoryError
 
 from agent.errors import SlipwayError, VerificationError
 from agent.files import write_atomic
-from agent.updates.source import HttpSource, Stream, read_short
+from agent.updates.http_source import HttpSource
+from agent.updates.source import Stream, read_short
 from agent.updates.trust import METADATA, TARGETS, Trust, View
 
 ROOT, STATE = "root.json", "state"

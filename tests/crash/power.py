@@ -147,14 +147,17 @@ class State:
 class Disk:
     """The model; operations are applied one by one."""
 
-    def __init__(self, root: Path, journal: bytes | None = None) -> None:
+    def __init__(
+        self, root: Path, journal: bytes | None = None, *, place: Path | None = None
+    ) -> None:
         """Begin with what is under `root`, all of it durable.
 
         Args:
-            root: the state folder.
+            root: the state folder as it was before, or a copy.
             journal: its database, which is not read.
+            place: where the operations are, if that is somewhere else.
         """
-        self._prefix = f"{root}/"
+        self._prefix = f"{place or root}/"
         self._top = _Folder()
         self._pending: list[_Change] = []
         self._journal = journal
@@ -280,19 +283,21 @@ def crashes(
     steps: Sequence[Step],
     *,
     journal: bytes | None = None,
+    place: Path | None = None,
     begin: int = 0,
     seed: int = 0,
 ) -> Iterator[tuple[int, State]]:
     """(how many steps were done, a disk that a cut then could leave), without repetitions.
 
     Args:
-        root: as it was before the recording, or a copy of it at the same place.
+        root: as it was before the recording, or a copy of it.
         steps: of the recording.
         journal: as it was before the recording.
+        place: where the recording was made, if not there.
         begin: the first step before which a cut is looked at.
         seed: of what is drawn where there are too many.
     """
-    disk, rng = Disk(root, journal), random.Random(seed)
+    disk, rng = Disk(root, journal, place=place), random.Random(seed)
     seen: set[int] = set()
     for done in range(len(steps) + 1):
         if done >= begin:

@@ -12,6 +12,7 @@ import email.utils
 import hashlib
 import socket
 import socketserver
+import ssl
 import struct
 import threading
 import urllib.parse
@@ -83,6 +84,7 @@ class Server:
         """The answer to all further ones."""
         self.scripted = ""
         """What the path of a request holds that the script is for."""
+        self._context: ssl.SSLContext | None = None
         self._port = 0
         self._inner: Any = None
         self.start()
@@ -90,12 +92,17 @@ class Server:
     @property
     def url(self) -> str:
         """Of the repository."""
-        return f"http://127.0.0.1:{self._port}/repo"
+        return f"http{'s' if self._context else ''}://127.0.0.1:{self._port}/repo"
 
     @property
     def paths(self) -> list[str]:
         """What was asked for."""
         return [request.path for request in self.requests]
+
+    def encrypt(self, certificate: Path) -> None:
+        """Speak TLS from now on."""
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(certificate)
 
     def start(self) -> None:
         """Listen, at the port of the last time."""
@@ -121,8 +128,10 @@ class Server:
 
     def _talk(self, connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._context is not None:
+            connection = self._context.wrap_socket(connection, server_side=True)
         line = Line(self, connection)
-        with connection.makefile("rb") as stream:
+        with connection, connection.makefile("rb") as stream:
             while line.open and (first := stream.readline()):
                 headers = {}
                 while text := stream.readline().decode("latin-1").strip():

@@ -11,10 +11,9 @@ import base64
 import dataclasses
 import datetime as dt
 import json
-import os
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from agent.config import Config
 from agent.errors import NetworkError, VerificationError
 from agent.manifest import Gate
 from agent.updates import home as home_module
-from agent.updates.freshness import EXTENSION
 from agent.updates.home import Home
 from agent.updates.install import confirm_now, install
 from agent.updates.journal import Action
@@ -35,11 +33,11 @@ from sdk.release import ceremony
 from sdk.release.keystore import KeyStore
 from sdk.release.repository import Repository
 from sdk.release.store import FolderStore
+from tests.updates import attacks
 from tests.updates.fleet import GROUP, MODEL, PASSPHRASE, Fleet, passing, silent, utc
-from tests.updates.forge import MALLORY, Repo, signers_of, told_at
+from tests.updates.forge import Repo, signers_of, told_at
 
 FAST_FORWARD = 2**31 - 1
-OTHER = "other"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,19 +53,14 @@ class Base:
     """Of 2.0.0."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def in_memory() -> Iterator[None]:
-    """No power is cut here, and waiting for the disk is most of what these tests would do."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda _: None)
-        yield
+pytestmark = pytest.mark.usefixtures("without_fsync")
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
     folder = tmp_path_factory.mktemp("base")
     fleet = Fleet(folder)
-    ceremony.add_model(fleet.repository(), OTHER)
+    ceremony.add_model(fleet.repository(), attacks.OTHER)
     gate = Gate(quantity="latency_us", quantile_permille=950, max=1000)
     fleet.release("1.0.0")
     signers = signers_of(KeyStore(folder / "keys", PASSPHRASE))
@@ -143,410 +136,35 @@ def scene(base: Base, tmp_path: Path) -> Scene:
     return Scene(base, tmp_path)
 
 
-Attack = Callable[[Repo], None]
-"""Changes a copy of the repository that shows 2.0.0."""
-
-
-def _release(repo: Repo, name: str, change: Callable[[dict[str, Any]], None]) -> tuple[str, Any]:
-    """A manifest like that of 2.0.0, laid down under another name: its path, what is signed."""
-    path = next(p for p in repo.files if p.startswith(f"targets/models/{MODEL}/2.0.0/"))
-    told = json.loads(repo.files[path])
-    told["release"] = name
-    told["release_counter"] += 5
-    change(told)
-    where = f"models/{told.get('under', MODEL)}/{name}/manifest.json"
-    told.pop("under", None)
-    return where, repo.add_manifest(where, json.dumps(told).encode())
-
-
-def _sign_release(repo: Repo, role: str, path: str, info: Any, *keys: Any) -> None:
-    targets = {**repo.signed(role)["targets"], path: info}
-    repo.bump(role, *keys, targets=targets)
-    repo.publish(role)
-
-
-def _assign(repo: Repo, path: str, info: Any, **more: Any) -> None:
-    repo.assign(release_path=path, manifest_sha256=info["hashes"]["sha256"], **more)
-
-
-def _nothing(_: dict[str, Any]) -> None:
-    """As it is."""
-
-
-# Arbitrary installation.
-
-
-def unsigned_release(repo: Repo) -> None:
-    path, info = _release(repo, "6.6.6", _nothing)
-    _assign(repo, path, info)
-
-
-def release_signed_by_a_stranger(repo: Repo) -> None:
-    path, info = _release(repo, "6.6.6", _nothing)
-    _sign_release(repo, "model-net", path, info, MALLORY)
-    _assign(repo, path, info)
-
-
-def release_signed_by_online_keys(repo: Repo) -> None:
-    path, info = _release(repo, "6.6.6", _nothing)
-    _sign_release(repo, "model-net", path, info, "snapshot", "timestamp", "assignment")
-    _assign(repo, path, info)
-
-
-def release_in_targets_by_one_of_two(repo: Repo) -> None:
-    path, info = _release(repo, "6.6.6", _nothing)
-    _sign_release(repo, "targets", path, info, "targets-1")
-    _assign(repo, path, info)
-
-
-def delegation_to_a_stranger(repo: Repo) -> None:
-    delegations = repo.signed("targets")["delegations"]
-    delegations["keys"][MALLORY.public_key.keyid] = MALLORY.public_key.to_dict()
-    delegations["roles"][0]["keyids"] = [MALLORY.public_key.keyid]
-    repo.bump("targets", MALLORY, delegations=delegations)
-    repo.publish("targets")
-
-
-def timestamp_by_a_stranger(repo: Repo) -> None:
-    repo.stamp(MALLORY)
-
-
-def snapshot_by_a_stranger(repo: Repo) -> None:
-    repo.bump("snapshot", MALLORY)
-    repo.stamp()
-
-
-def snapshot_by_the_timestamps_key(repo: Repo) -> None:
-    repo.bump("snapshot", "timestamp")
-    repo.stamp()
-
-
-def _root_for_a_stranger(repo: Repo) -> dict[str, Any]:
-    signed = repo.signed("root")
-    keyid = MALLORY.public_key.keyid
-    signed["keys"][keyid] = MALLORY.public_key.to_dict()
-    signed["roles"]["root"] = {"keyids": [keyid], "threshold": 1}
-    signed["roles"]["timestamp"] = {"keyids": [keyid], "threshold": 1}
-    return {"keys": signed["keys"], "roles": signed["roles"]}
-
-
-def root_by_a_stranger(repo: Repo) -> None:
-    repo.bump("root", MALLORY, **_root_for_a_stranger(repo))
-
-
-def root_by_one_of_three(repo: Repo) -> None:
-    repo.bump("root", MALLORY, "root-1", **_root_for_a_stranger(repo))
-
-
-def root_by_all_but_itself(repo: Repo) -> None:
-    repo.bump("root", "root-1", "root-2", **_root_for_a_stranger(repo))
-
-
-def root_that_skips_a_version(repo: Repo) -> None:
-    version = repo.version("root")
-    signed = repo.bump("root", version=version + 2)
-    repo.files[repo.path("root", version + 1)] = repo.files.pop(repo.path("root", version + 2))
-    assert signed["version"] == version + 2
-
-
-# An assignment.
-
-
-def assignment_by_a_stranger(repo: Repo) -> None:
-    repo.assign(MALLORY)
-
-
-def assignment_by_the_snapshots_key(repo: Repo) -> None:
-    repo.assign(repo.signers["snapshot"])
-
-
-def assignment_by_the_online_key(repo: Repo) -> None:
-    repo.assign(repo.signers["assignment"])
-
-
-def assignment_without_a_signature(repo: Repo) -> None:
-    place = repo.place_of_assignment()
-    repo.files[place] = json.dumps({**json.loads(repo.files[place]), "signatures": []}).encode()
-
-
-def assignment_of_another_group(repo: Repo) -> None:
-    repo.assign(group="line-9")
-
-
-def assignment_of_another_device(repo: Repo) -> None:
-    repo.assign(group=None, device_id="0" * 32)
-
-
-def assignment_that_expired(repo: Repo) -> None:
-    repo.assign(issued=told_at(utc(-3)), expires=told_at(utc(-1)))
-
-
-def assignment_of_another_type(repo: Repo) -> None:
-    repo.assign(kind="application/vnd.slipway.report.v1+json")
-
-
-def assignment_that_is_no_json(repo: Repo) -> None:
-    repo.files[repo.place_of_assignment()] = b"{"
-
-
-def assignment_without_end(repo: Repo) -> None:
-    repo.files[repo.place_of_assignment()] = b"[" * (1 << 20)
-
-
-def assignment_with_a_number_beyond(repo: Repo) -> None:
-    repo.assign(assignment_seq=2**63)
-
-
-def assignment_of_another_hash(repo: Repo) -> None:
-    repo.assign(manifest_sha256="0" * 64)
-
-
-# Mix and match.
-
-
-def old_targets_under_a_new_name(repo: Repo) -> None:
-    old = repo.files[repo.path("targets")]
-    repo.files[repo.path("targets", repo.version("targets") + 1)] = old
-    repo.publish("targets")
-
-
-def old_snapshot_under_a_new_name(repo: Repo) -> None:
-    version = repo.version("snapshot")
-    repo.files[repo.path("snapshot", version + 1)] = repo.files[repo.path("snapshot")]
-    repo.stamp(snapshot=version + 1)
-
-
-def metadata_of_another_role(repo: Repo) -> None:
-    repo.files[repo.path("model-net")] = repo.files[repo.path("model-other")]
-
-
-def manifest_of_another_release(repo: Repo) -> None:
-    one, two = (
-        next(p for p in repo.files if p.startswith(f"targets/models/{MODEL}/{name}/"))
-        for name in ("1.0.0", "2.0.0")
-    )
-    repo.files[two] = repo.files[one]
-
-
-def manifest_of_the_same_length(repo: Repo) -> None:
-    path = next(p for p in repo.files if p.startswith(f"targets/models/{MODEL}/2.0.0/"))
-    repo.files[path] = repo.files[path].replace(b"2.0.0", b"2.0.1")
-
-
-def blob_of_another_release(repo: Repo) -> None:
-    for path in [p for p in repo.files if p.startswith("blobs/")]:
-        repo.files[path] = bytes(len(repo.files[path]))
-
-
-# Endless data.
-
-
-def timestamp_without_end(repo: Repo) -> None:
-    repo.files["metadata/timestamp.json"] += b" " * (1 << 20)
-
-
-def snapshot_without_end(repo: Repo) -> None:
-    repo.bump("snapshot")
-    repo.files[repo.path("snapshot")] += b" " * (3 << 20)
-    repo.stamp()
-
-
-def targets_without_end(repo: Repo) -> None:
-    repo.bump("targets")
-    repo.files[repo.path("targets")] += b" " * (6 << 20)
-    repo.publish("targets")
-
-
-def root_without_end(repo: Repo) -> None:
-    repo.bump("root")
-    repo.files[repo.path("root")] += b" " * (1 << 20)
-
-
-def manifest_without_end(repo: Repo) -> None:
-    path = next(p for p in repo.files if p.startswith(f"targets/models/{MODEL}/2.0.0/"))
-    repo.files[path] += b" " * (1 << 20)
-
-
-def manifest_that_is_signed_too_long(repo: Repo) -> None:
-    path, info = _release(repo, "6.6.6", lambda told: told.update(pad=" " * (5 << 20)))
-    _sign_release(repo, "model-net", path, info)
-    _assign(repo, path, info)
-
-
-def blob_without_end(repo: Repo) -> None:
-    for path in [p for p in repo.files if p.startswith("blobs/")]:
-        repo.files[path] += bytes(1 << 20)
-
-
-# Wrong delegation.
-
-
-def release_by_another_models_key(repo: Repo) -> None:
-    path, info = _release(repo, "6.6.6", _nothing)
-    _sign_release(repo, "model-other", path, info)
-    _assign(repo, path, info)
-
-
-def manifest_of_another_model(repo: Repo) -> None:
-    path, info = _release(repo, "6.6.6", lambda told: told.update(model=OTHER))
-    _sign_release(repo, "model-net", path, info)
-    _assign(repo, path, info)
-
-
-def assignment_of_another_models_release(repo: Repo) -> None:
-    """Its key and the assignment's were stolen, and a third model is meant."""
-    path, info = _release(repo, "6.6.6", lambda told: told.update(under=OTHER))
-    _sign_release(repo, "model-other", path, info)
-    _assign(repo, path, info)
-
-
-def delegation_of_a_delegation(repo: Repo) -> None:
-    """A model's key hands another model's paths on to a stranger."""
-    path, info = _release(repo, "6.6.6", _nothing)
-    keyid = MALLORY.public_key.keyid
-    delegations = {
-        "keys": {keyid: MALLORY.public_key.to_dict()},
-        "roles": [
-            {
-                "name": "evil", "keyids": [keyid], "threshold": 1, "terminating": True,
-                "paths": ["models/*/*/manifest.json"],
-            }
-        ],
-    }  # fmt: skip
-    repo.bump("model-other", delegations=delegations)
-    evil = {**repo.signed("model-other"), "version": 1, "targets": {path: info}}
-    evil.pop("delegations")
-    repo.put("evil", evil, MALLORY)
-    repo.publish("model-other", "evil")
-    _assign(repo, path, info)
-
-
-# Revocation.
-
-
-def delegation_that_was_taken_back(repo: Repo) -> None:
-    delegations = repo.signed("targets")["delegations"]
-    delegations["roles"] = [r for r in delegations["roles"] if r["name"] != "model-net"]
-    repo.bump("targets", delegations=delegations)
-    repo.publish("targets")
-
-
-def release_that_was_revoked(repo: Repo) -> None:
-    repo.bump("model-net", **{EXTENSION: {"revoked": [2]}})
-    repo.publish("model-net")
-
-
-def release_below_what_was_revoked(repo: Repo) -> None:
-    repo.bump("model-net", **{EXTENSION: {"revoked_below": 3}})
-    repo.publish("model-net")
-
-
-def revocation_beyond(repo: Repo) -> None:
-    repo.bump("model-net", **{EXTENSION: {"revoked_below": 2**63}})
-    repo.publish("model-net")
-
-
-# Freeze.
-
-
-def timestamp_that_expired(repo: Repo) -> None:
-    repo.stamp(expires=told_at(utc(-1)))
-
-
-def snapshot_that_expired(repo: Repo) -> None:
-    repo.bump("snapshot", expires=told_at(utc(-1)))
-    repo.stamp()
-
-
-def targets_that_expired(repo: Repo) -> None:
-    repo.bump("targets", expires=told_at(utc(-1)))
-    repo.publish("targets")
-
-
-def model_that_expired(repo: Repo) -> None:
-    repo.bump("model-net", expires=told_at(utc(-1)))
-    repo.publish("model-net")
-
-
-REFUSED: dict[Attack, str] = {
-    unsigned_release: "No trusted role has signed models/net/6.6.6/manifest.json",
-    release_signed_by_a_stranger: "model-net was signed by 0/1 keys",
-    release_signed_by_online_keys: "model-net was signed by 0/1 keys",
-    release_in_targets_by_one_of_two: "targets was signed by 1/2 keys",
-    delegation_to_a_stranger: "targets was signed by 0/2 keys",
-    timestamp_by_a_stranger: "timestamp was signed by 0/1 keys",
-    snapshot_by_a_stranger: "snapshot was signed by 0/1 keys",
-    snapshot_by_the_timestamps_key: "snapshot was signed by 0/1 keys",
-    root_by_a_stranger: "root was signed by 0/2 keys",
-    root_by_one_of_three: "root was signed by 1/2 keys",
-    root_by_all_but_itself: "root was signed by 0/1 keys",
-    root_that_skips_a_version: "Expected root version 2 instead got version 3",
-    assignment_by_a_stranger: "The assignment is not signed by 1 of the 1 keys",
-    assignment_by_the_snapshots_key: "The assignment is not signed by 1 of the 1 keys",
-    assignment_by_the_online_key: "The assignment is not signed by 1 of the 1 keys",
-    assignment_without_a_signature: "The assignment is not signed by 1 of the 1 keys",
-    assignment_of_another_group: "for 'the group line-9', this is",
-    assignment_of_another_device: f"for '{'0' * 32}', this is",
-    assignment_that_expired: "The assignment expired at",
-    assignment_of_another_type: "it is of the type 'application/vnd.slipway.report.v1+json'",
-    assignment_that_is_no_json: "The assignment cannot be read",
-    assignment_without_end: "65536 at most are read",
-    assignment_with_a_number_beyond: "is beyond",
-    assignment_of_another_hash: "the assignment asks for 0000",
-    old_targets_under_a_new_name: "Expected targets v",
-    old_snapshot_under_a_new_name: "Expected snapshot version",
-    metadata_of_another_role: "model-net was signed by 0/1 keys",
-    manifest_of_another_release: "does not match expected",
-    manifest_of_the_same_length: "does not match expected hash",
-    blob_of_another_release: "came in the place of sha256",
-    timestamp_without_end: "has more than 16384 bytes",
-    snapshot_without_end: "has more than 2000000 bytes",
-    targets_without_end: "has more than 5000000 bytes",
-    root_without_end: "has more than 512000 bytes",
-    manifest_without_end: "does not match expected length",
-    manifest_that_is_signed_too_long: "bytes; the assignment asks for",
-    blob_without_end: "is longer than the",
-    release_by_another_models_key: "No trusted role has signed models/net/6.6.6",
-    manifest_of_another_model: "The manifest is of other 6.6.6, the assignment is of net",
-    assignment_of_another_models_release: "is no release of the model net",
-    delegation_of_a_delegation: "No trusted role has signed models/net/6.6.6",
-    delegation_that_was_taken_back: "No trusted role has signed models/net/2.0.0",
-    release_that_was_revoked: "net 2.0.0 was revoked",
-    release_below_what_was_revoked: "net 2.0.0 was revoked",
-    revocation_beyond: "In the x-slipway of model-net, something is missing or malformed",
-    timestamp_that_expired: "timestamp.json is expired",
-    snapshot_that_expired: "snapshot.json is expired",
-    targets_that_expired: "New targets is expired",
-    model_that_expired: "New model-net is expired",
-}
-
-
 FAST = {
-    unsigned_release, release_signed_by_online_keys, root_by_one_of_three, assignment_by_a_stranger,
-    assignment_of_another_group, old_targets_under_a_new_name, blob_without_end,
-    release_by_another_models_key, assignment_of_another_models_release,
-    delegation_that_was_taken_back, release_that_was_revoked, targets_that_expired,
-}  # fmt: skip
-"""One of each kind; all of them are run by `make test-long`."""
+    attacks.release_signed_by_online_keys,
+    attacks.assignment_by_a_stranger,
+    attacks.blob_without_end,
+    attacks.assignment_of_another_models_release,
+    attacks.release_that_was_revoked,
+}
+"""One of each kind; `make test-long` runs all of them."""
 CASES = [
     pytest.param(attack, id=attack.__name__, marks=() if attack in FAST else pytest.mark.long)
-    for attack in REFUSED
+    for attack in attacks.REFUSED
 ]
 
 
 @pytest.mark.parametrize("attack", CASES)
-def test_an_attack_is_refused_for_its_reason(base: Base, scene: Scene, attack: Attack) -> None:
+def test_an_attack_is_refused_for_its_reason(
+    base: Base, scene: Scene, attack: attacks.Attack
+) -> None:
     hostile = base.second.copy()
     attack(hostile)
-    scene.refuses(hostile, REFUSED[attack])
+    scene.refuses(hostile, attacks.REFUSED[attack])
     assert scene.running() == "1.0.0"
     right = _mended(base.second, hostile)
-    if attack not in (release_that_was_revoked, release_below_what_was_revoked):
+    if attack not in (attacks.release_that_was_revoked, attacks.release_below_what_was_revoked):
         scene.follows(right)
         return
-    path, info = _release(right, "3.0.0", _nothing)
-    _sign_release(right, "model-net", path, info)
-    _assign(right, path, info)
+    path, info = attacks.add_release(right, "3.0.0", attacks.unchanged)
+    attacks.sign_release(right, "model-net", path, info)
+    attacks.assign(right, path, info)
     scene.follows(right, "3.0.0")
 
 
@@ -615,6 +233,7 @@ ROLLBACKS: dict[Callable[[Repo, Repo], None], str] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("attack", ROLLBACKS, ids=lambda attack: attack.__name__)
 def test_an_older_state_is_refused(
     base: Base, scene: Scene, attack: Callable[[Repo, Repo], None]
@@ -660,7 +279,7 @@ def test_an_action_that_was_done_is_not_done_again_under_a_new_number(
 
 def test_a_revocation_stays_known_when_it_is_no_longer_told(base: Base, scene: Scene) -> None:
     hostile = base.second.copy()
-    release_that_was_revoked(hostile)
+    attacks.release_that_was_revoked(hostile)
     scene.refuses(hostile, "net 2.0.0 was revoked")
     silenced = _mended(base.second, hostile)
     scene.refuses(silenced, "net 2.0.0 was revoked")
@@ -741,6 +360,7 @@ def test_numbers_and_times_that_a_stolen_key_set_are_forgotten_with_the_key(
         assert home.now().year < 2999
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name",
     ["root-1", "targets-1", "snapshot", "timestamp", "assignment_offline", "model-net"],

@@ -387,7 +387,10 @@ def test_an_agent_at_work_does_what_it_is_asked(
     assert said(capsys, "status", *state)[1]["models"][0]["release"] == "2.0.0"
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [pytest.param(signal.SIGTERM, 0, marks=pytest.mark.long), (signal.SIGINT, 130)],
+)
 def test_a_signal_in_the_middle_leaves_nothing_broken(
     fleet: Fleet, device: Config, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
@@ -403,6 +406,7 @@ def test_a_signal_in_the_middle_leaves_nothing_broken(
         assert confirm_now(home, MODEL).state == "CONFIRMED"
 
 
+@pytest.mark.long
 def test_what_an_agent_tells_as_json(fleet: Fleet, device: Config, tmp_path: Path) -> None:
     fleet.release("1.0.0")
     with at_work(device, tmp_path / "log", "--json") as running:
@@ -413,6 +417,7 @@ def test_what_an_agent_tells_as_json(fleet: Fleet, device: Config, tmp_path: Pat
     assert len(lines) == len(set(lines)), "nothing is told twice"
 
 
+@pytest.mark.long
 def test_a_killed_agent_leaves_a_socket_that_deceives_nobody(
     device: Config, tmp_path: Path, fleet: Fleet, capsys: pytest.CaptureFixture[str]
 ) -> None:

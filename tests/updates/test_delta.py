@@ -22,6 +22,8 @@ from agent.updates.source import FolderSource
 from sdk.release.deltas import patch, planes
 from tests.updates.fleet import silent
 
+pytestmark = pytest.mark.usefixtures("without_fsync")
+
 OLD = random.Random(1).randbytes(50_000)
 NEW = bytearray(OLD)
 NEW[1000:1400] = random.Random(2).randbytes(400)
@@ -41,7 +43,7 @@ def test_planes_come_together_again(block: bytes, width: int) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=8)
 @given(old=st.binary(max_size=2000), new=st.binary(max_size=2000))
 def test_what_a_delta_makes_is_the_new_file(
     tmp_path: Path, algorithm: str, old: bytes, new: bytes
@@ -103,7 +105,7 @@ def test_a_spoilt_delta_is_refused_in_little_memory(tmp_path: Path, name: str) -
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 @given(at=st.integers(0, 10**6), flipped=st.integers(1, 255))
 def test_a_byte_that_is_changed_makes_no_more_and_no_crash(
     tmp_path: Path, algorithm: str, at: int, flipped: int

@@ -22,9 +22,10 @@ from agent.updates.ladder import CALM_S
 from agent.updates.proof import Asked, Proof
 from agent.updates.run import look, once
 from agent.updates.status import status
+from agent.variant import prepared_name
 from sdk.release import ceremony
 from tests.updates.devices import fresh_fleet
-from tests.updates.fleet import MODEL, Fleet, passing, silent
+from tests.updates.fleet import MODEL, Fleet, passing, reports_of, silent
 from tests.updates.machine import machine
 
 LADDER = {"large": b"large " * 100, "small": b"small", "tiny": b"tiny"}
@@ -106,6 +107,7 @@ def device(tmp_path: Path) -> Iterator[Test]:
     test.home.close()
 
 
+@pytest.mark.long
 def test_what_changes_nothing_does_nothing(device: Test) -> None:
     device.installed("1.0.0")
     device.settled()
@@ -121,6 +123,7 @@ def test_changed_software_is_proven_anew_once(device: Test) -> None:
     assert device.doubt is None
 
 
+@pytest.mark.long
 def test_software_that_changed_during_a_trial_is_noticed(device: Test) -> None:
     device.fleet.release("1.0.0")
     action = device.look()
@@ -141,6 +144,7 @@ def test_what_does_not_hold_gives_way_to_another_rung(device: Test) -> None:
     assert device.doubt is None
 
 
+@pytest.mark.long
 def test_what_does_not_hold_goes_back_where_no_rung_holds(device: Test) -> None:
     device.installed("1.0.0")
     device.installed("2.0.0", LADDER)
@@ -173,6 +177,20 @@ def test_what_does_not_hold_and_has_no_way_out_goes_on_and_says_so(device: Test)
     assert device.doubt is None, "and under the next software it holds again"
 
 
+@pytest.mark.long
+def test_what_cannot_be_proven_anew_is_not_said_to_fail(device: Test) -> None:
+    device.installed("1.0.0")
+    device.restarted(repository=None)
+    golden = device.home.slots(MODEL).read("A")
+    assert golden is not None
+    device.home.blobs.path(golden.manifest.golden.sha256).unlink()
+    device.software("13")
+    device.settled()
+    assert device.doubt is None
+    assert any("is not here any more" in line for line in device.lines)
+
+
+@pytest.mark.long
 def test_a_lost_journal_has_it_proven_anew(device: Test) -> None:
     device.installed("1.0.0")
     device.home.close()
@@ -184,6 +202,7 @@ def test_a_lost_journal_has_it_proven_anew(device: Test) -> None:
     device.settled()
 
 
+@pytest.mark.long
 def test_proving_anew_waits_for_the_device_to_come_to_rest(device: Test, tmp_path: Path) -> None:
     device.installed("1.0.0")
     hook = tmp_path / "hook"
@@ -229,6 +248,7 @@ def test_a_revoked_release_goes_back_without_a_word_of_the_application(device: T
     assert device.runs == "1.0.0 best"
 
 
+@pytest.mark.long
 def test_a_revoked_release_with_nothing_behind_it_goes_on_and_says_so(device: Test) -> None:
     device.installed("1.0.0")
     revoke(device.fleet, "1.0.0")
@@ -355,6 +375,7 @@ def test_one_rung_at_a_time_and_back_to_where_it_was(device: Test) -> None:
         assert device.runs == f"1.0.0 {name}"
 
 
+@pytest.mark.long
 def test_a_variant_that_was_measured_faster_is_not_stepped_up_from(device: Test) -> None:
     variants = {"large": b"p50=9 " * 9, "small": b"p50=2 "}
     device.installed("1.0.0", variants, selection="measure")
@@ -411,6 +432,7 @@ def test_a_step_ignores_how_fast_the_heavier_one_is(device: Test) -> None:
     assert [asked.running for asked in seen] == [None]
 
 
+@pytest.mark.long
 def test_a_step_needs_no_network(device: Test) -> None:
     device.installed("1.0.0", LADDER)
     device.restarted(repository=None)
@@ -429,6 +451,7 @@ def test_an_operator_goes_back_and_nothing_waits_for_the_hook(device: Test, tmp_
     assert device.runs == "1.0.0 best"
 
 
+@pytest.mark.long
 def test_a_release_waits_for_the_hook_and_says_so_once(device: Test, tmp_path: Path) -> None:
     device.installed("1.0.0")
     hook = tmp_path / "hook"
@@ -440,6 +463,10 @@ def test_a_release_waits_for_the_hook_and_says_so_once(device: Test, tmp_path: P
         assert action.state == "STAGED"
     assert "cannot be run" in status(device.config)["action"]["reason"]
     assert action.writes <= 4, "a poll costs no write"
+    told = [(told["state"], told["reason"]) for told in reports_of(device.home)]
+    assert told[-1][0] == "STAGED"
+    assert "cannot be run" in told[-1][1]
+    assert len(told) == 3
     hook.write_text("#!/bin/sh\necho noise; exit 1\n")
     hook.chmod(0o755)
     action = device.look()
@@ -478,3 +505,34 @@ def test_a_configuration_is_no_part_of_what_is_proven(device: Test) -> None:
     device.restarted(poll_s=10.0)
     assert isinstance(device.config, Config)
     device.settled()
+
+
+@pytest.mark.long
+def test_what_was_prepared_here_is_hashed_like_the_rest(device: Test) -> None:
+    proving = device.prove
+
+    def prepares(home: Home, asked: Asked, **options: Any) -> Proof:
+        folder = home.folder / "prepared" / prepared_name(asked.variant.record)
+        if not folder.exists():
+            folder.mkdir()
+            (folder / "engine").write_bytes(b"made here")
+        return proving(home, asked, **options)
+
+    device.keeper.prove = prepares
+    device.installed("1.0.0")
+    (folder,) = (device.config.state / "prepared").iterdir()
+    device.settled()
+    (folder / "engine").write_bytes(b"made elsewhere")
+    device.settled()  # each file is hashed once in a boot
+    machine(device.root, boot="second")
+    device.restarted()
+    device.keeper.prove = prepares
+    assert device.look() is None
+    assert device.proven == ["best", "best"]
+    assert (folder / "engine").read_bytes() == b"made here"
+    device.settled()
+    # What is prepared for releases that are gone goes as well.
+    device.installed("2.0.0")
+    device.installed("3.0.0")
+    assert folder not in set((device.config.state / "prepared").iterdir())
+    assert len(list((device.config.state / "prepared").iterdir())) == 2

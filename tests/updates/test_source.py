@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime as dt
+import ipaddress
 import os
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from agent.errors import NetworkError, UsageError
+from agent.updates.http_source import HttpSource
 from agent.updates.source import (
     CHUNK_BYTES,
     SHORT_S,
     SLOW_S,
     BusyError,
     FolderSource,
-    HttpSource,
     MissingError,
     RangeError,
     paced,
@@ -215,7 +224,7 @@ def test_a_server_cannot_hold_a_device_up_by_single_bytes(server: Server, answer
     server.script = [answer]
     began = time.monotonic()
     with pytest.raises(NetworkError):
-        read_short(HttpSource(server.url, step_s=0.4), NAME, 1000)
+        read_short(HttpSource(server.url, step_s=0.2), NAME, 1000)
     assert time.monotonic() - began < 3
     assert read_short(HttpSource(server.url), NAME, 1000) == CONTENT
 
@@ -324,6 +333,74 @@ def test_a_folder_holds_files_and_nothing_that_could_wait(tmp_path: Path) -> Non
 def test_a_place_is_a_folder_or_an_address(tmp_path: Path) -> None:
     (tmp_path / "with space").mkdir()
     assert isinstance(source_of((tmp_path / "with space").as_uri()), FolderSource)
-    for place in (str(tmp_path / "none"), "ftp://host/x", "http://", "http://host:99999999/"):
+    for place in ("ftp://host/x", "http://", "http://host:99999999/"):
         with pytest.raises(UsageError):
             source_of(place)
+    with pytest.raises(NetworkError, match="is not there"):
+        source_of(str(tmp_path / "none"))  # a stick may be put in later
+
+
+# TLS.
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """Of 127.0.0.1, signed by itself, with its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = dt.datetime.now(tz=dt.timezone.utc)
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    plain = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    path = tmp_path / "certificate.pem"
+    path.write_bytes(plain + made.public_bytes(serialization.Encoding.PEM))
+    return path
+
+
+def test_a_server_with_a_certificate_that_is_trusted_is_read(
+    server: Server, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.encrypt(certificate)
+    with pytest.raises(NetworkError, match="CERTIFICATE_VERIFY_FAILED"):
+        read_short(HttpSource(server.url), NAME, 1000)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    source = HttpSource(server.url)
+    assert read_short(source, NAME, 1000) == CONTENT
+    assert read_short(source, NAME, 1000) == CONTENT
+
+
+def test_a_handshake_that_hangs_is_cut(certificate: Path) -> None:
+    """TLS is shaken hands by many reads, each of which may be in time."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def dribble() -> None:
+            line, _ = listener.accept()
+            with line, contextlib.suppress(OSError):
+                line.sendall(b"\x16\x03\x03\x40\x00")  # a record of 16 KiB follows
+                for _i in range(2000):
+                    line.sendall(b"x")
+                    time.sleep(0.01)
+
+        thread = threading.Thread(target=dribble)
+        thread.start()
+        began = time.monotonic()
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(NetworkError):
+            read_short(HttpSource(url, step_s=0.2), NAME, 1000)
+        assert time.monotonic() - began < 3
+        thread.join()

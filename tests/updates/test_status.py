@@ -77,7 +77,7 @@ def test_an_action_under_way(fleet: Fleet) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="it takes root to become somebody else")
-@pytest.mark.parametrize("at_work", [False, True])
+@pytest.mark.parametrize("at_work", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_whoever_may_only_read_is_told_as_well(fleet: Fleet, at_work: bool) -> None:
     config = fleet.device()
     installed(fleet, config)
