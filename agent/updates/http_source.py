@@ -59,8 +59,7 @@ class HttpSource:
             if etag is not None and etag.startswith('"'):
                 # A weak etag is not allowed here, and would have the whole sent each time.
                 headers["If-Range"] = etag
-        url = urllib.parse.urljoin(self._base, urllib.parse.quote(path))
-        with self._watch, self._asked(url, headers) as response:
+        with self._watch, self._asked(self._url(path), headers) as response:
             found = response.headers.get("ETag")
             found = found if found and _ETAG.fullmatch(found) else None
             begin = _begins_at(response, offset)
@@ -71,6 +70,9 @@ class HttpSource:
                     remedy="It is fetched again from the beginning.",
                 )
             yield Stream(offset=begin, chunks=self._chunks(response, path), etag=found)
+
+    def _url(self, path: str) -> str:
+        return urllib.parse.urljoin(self._base, urllib.parse.quote(path))
 
     @contextlib.contextmanager
     def _asked(self, url: str, headers: dict[str, str]) -> Iterator[Any]:

@@ -146,14 +146,10 @@ class FolderStore:
             return
         with storage_errors(self.folder):
             make_folders(self.folder.absolute())
-            descriptor = os.open(
-                self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644
-            )
+            # The folder itself: no file of ours in what is served, and a full disk is no matter.
+            descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             self._wait_for(descriptor)
-            with contextlib.suppress(OSError):  # a full disk; it only names the holder
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, str(os.getpid()).encode(), 0)
             self._sweep()
             self._held = 1
             yield
@@ -170,9 +166,8 @@ class FolderStore:
                 if time.monotonic() < until:
                     time.sleep(0.05)
                     continue
-                holder = os.pread(descriptor, 20, 0).decode(errors="replace") or "unknown"
                 raise StorageError(
-                    f"The repository {self.folder} is held by process {holder}, for more than "
+                    f"The repository {self.folder} is held by another process, for more than "
                     f"{LOCK_S:g} s.",
                     cause="Another sdk command writes into it.",
                     remedy="Wait for it, then run the same command again.",

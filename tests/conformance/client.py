@@ -33,11 +33,18 @@ from agent.updates.trust import METADATA, TARGETS, Trust, View
 ROOT, STATE = "root.json", "state"
 
 
+class AnyNames(HttpSource):
+    """Metadata of roles that may be called anything, as our models may not: nothing is a folder."""
+
+    def _url(self, path: str) -> str:
+        return self._base + urllib.parse.quote(path, "")
+
+
 class Places:
     """A repository whose metadata and targets lie at two addresses."""
 
     def __init__(self, metadata_url: str, target_base_url: str | None) -> None:
-        self._places = {METADATA: HttpSource(metadata_url)}
+        self._places: dict[str, HttpSource] = {METADATA: AnyNames(metadata_url)}
         if target_base_url is not None:
             self._places[TARGETS] = HttpSource(target_base_url)
 
@@ -45,8 +52,6 @@ class Places:
     def open(self, path: str, *, offset: int = 0, etag: str | None = None) -> Iterator[Stream]:
         """See `agent.updates.source.Source`."""
         place, _, rest = path.partition("/")
-        if place == METADATA:  # the suite's roles may be called anything, our models may not
-            rest = urllib.parse.quote(rest, "")
         with self._places[place].open(rest, offset=offset, etag=etag) as stream:
             yield stream
 
@@ -82,9 +87,7 @@ def download(view: View, source: Places, name: str, folder: Path) -> None:
     above, slash, file = name.rpartition("/")
     if view._client.signed("root").consistent_snapshot:
         file = f"{next(iter(info.hashes.values()))}.{file}"
-    content = read_short(
-        source, f"{TARGETS}/{urllib.parse.quote(above + slash + file)}", info.length
-    )
+    content = read_short(source, f"{TARGETS}/{above}{slash}{file}", info.length)
     info.verify_length_and_hashes(content)
     write_atomic(place, content)
 

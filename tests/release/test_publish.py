@@ -254,7 +254,7 @@ def test_two_publications_of_one_folder_wait_for_each_other(
 
     def meanwhile(line: str) -> None:
         if line == "signing":
-            with pytest.raises(StorageError, match="is held by process"):
+            with pytest.raises(StorageError, match="is held by another process"):
                 fleet.publish("2.0.0", two)
 
     fleet.publish("1.0.0", one, tell=meanwhile)
@@ -388,5 +388,5 @@ def everything(fleet: Fleet) -> dict[str, bytes]:
     return {
         str(path.relative_to(fleet.repo)): path.read_bytes()
         for path in sorted(fleet.repo.rglob("*"))
-        if path.is_file() and path.name != ".lock"
+        if path.is_file()
     }
