@@ -5,8 +5,9 @@
     ... --target-name NAME --target-base-url URL --target-dir DIR download
 
 What is under test is the agent's: `agent.updates.trust` (python-tuf verifies, our files keep) over
-`agent.updates.source.HttpSource`. This file maps the suite's two addresses to the one folder that
-the agent knows, copies what is trusted to where the suite looks, and fetches targets of any name.
+`agent.updates.http_source.HttpSource`. This file maps the suite's two addresses to the one folder
+that the agent knows, copies what is trusted to where the suite looks, and fetches targets of any
+name.
 The suite is at https://github.com/theupdateframework/tuf-conformance, its protocol in CLIENT-CLI.md.
 """
 
@@ -26,7 +27,8 @@ from tuf.api.exceptions import RepositoryError
 
 from agent.errors import SlipwayError, VerificationError
 from agent.files import write_atomic
-from agent.updates.source import HttpSource, Stream, read_short
+from agent.updates.http_source import HttpSource
+from agent.updates.source import Stream, read_short
 from agent.updates.trust import METADATA, TARGETS, Trust, View
 
 ROOT, STATE = "root.json", "state"

@@ -75,7 +75,7 @@ def test_an_idle_refresh_asks_for_the_next_root_and_the_timestamp_alone(
     view = trust_of(world, tmp_path).refresh(HttpSource(server.url), utc())
     view.revoked(MODEL)
     assert server.paths == ["metadata/3.root.json", "metadata/timestamp.json"]
-    assert server.body_bytes == len(world.second.files["metadata/timestamp.json"]) < 500
+    assert server.body_bytes == len(world.second.files["metadata/timestamp.json"]) < 600
     assert kept(tmp_path) == before
 
 
@@ -237,7 +237,7 @@ def test_a_timestamp_that_does_not_say_when_has_no_age(
 def test_metadata_that_expired_is_refused_with_its_age(world: World, tmp_path: Path) -> None:
     trust = trust_of(world, tmp_path)
     trust.refresh(world.second, utc())
-    with pytest.raises(VerificationError, match=r"timestamp\.json is expired.* signed 3 days, "):
+    with pytest.raises(VerificationError, match=r"timestamp\.json is expired.* was signed at 20"):
         trust.refresh(world.second, utc(3.001))
 
 
