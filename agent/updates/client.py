@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import NetworkError, SlipwayError, VerificationError
-from agent.files import storage_error, storage_errors
+from agent.files import storage_error
 from agent.updates.source import MissingError, Source, read_short
 
 METADATA = "metadata"
@@ -33,8 +33,7 @@ class Client:
         """
         from tuf.ngclient import Updater, UpdaterConfig
 
-        self._folder = folder
-        with self._errors():
+        with tuf_errors():
             self._updater = Updater(
                 metadata_dir=str(folder),
                 metadata_base_url=METADATA,
@@ -53,7 +52,7 @@ class Client:
             NetworkError: something cannot be fetched.
             StorageError: the folder cannot be written.
         """
-        with self._errors():
+        with tuf_errors():
             self._updater.refresh()
 
     def find(self, path: str) -> Any:
@@ -61,17 +60,12 @@ class Client:
 
         It fetches the metadata of the roles that may have. Errors as for `refresh`.
         """
-        with self._errors():
+        with tuf_errors():
             return self._updater.get_targetinfo(path)
 
     def signed(self, role: str) -> Any:
         """The trusted part of a role's metadata; None where it was not looked at."""
         return self._trusted.get(role)
-
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        with storage_errors(self._folder), tuf_errors():
-            yield
 
     def check_expiry(self, now: dt.datetime) -> None:
         """Judge all that was looked at, but timestamp and snapshot, at another time.

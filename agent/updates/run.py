@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.config import Config
-from agent.errors import NetworkError, SlipwayError, UsageError, VerificationError
+from agent.errors import NetworkError, SlipwayError, UsageError
 from agent.files import storage_error
 from agent.local import Listener
 from agent.updates.action import Means, Supply, advance, begin
@@ -222,7 +222,6 @@ def _assigned(home: Home, source: Source, view: View, tell: Tell) -> SignedAssig
             check_for_device(
                 found, device_id=home.device.device_id, group=group, now=home.now(), last_seq=seen
             )
-            _check_new(home, found)
         except MissingError:
             continue
         except NetworkError:
@@ -234,15 +233,6 @@ def _assigned(home: Home, source: Source, view: View, tell: Tell) -> SignedAssig
             return found
         tell(f"{place}: {found.action_id} was done before; each action is done once")
     return None
-
-
-def _check_new(home: Home, found: SignedAssignment) -> None:
-    if home.journal.action(found.action_id) is not None:
-        raise VerificationError(
-            f"The action {found.action_id} was begun here before, and each is done once.",
-            cause="It was issued twice, or somebody replays it under a new number.",
-            remedy="Nothing was changed. Have it issued anew if it is meant.",
-        )
 
 
 def _wait(

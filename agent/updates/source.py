@@ -79,26 +79,18 @@ def source_of(place: str) -> Source:
 
     Raises:
         UsageError: it is neither.
-        NetworkError: the folder is not there now.
     """
     url = urllib.parse.urlsplit(place)
     if url.scheme in ("http", "https"):
         from agent.updates.http_source import HttpSource
 
         return HttpSource(place)
-    if url.scheme not in ("", "file"):
+    folder = Path(urllib.parse.unquote(url.path) if url.scheme == "file" else place)
+    if not folder.is_dir():
         raise UsageError(
             f"The repository {place!r} is no folder and no http address.",
-            cause="It is misspelt.",
+            cause="It is misspelt, or not mounted.",
             remedy="Correct `repository` in the agent's configuration.",
-        )
-    folder = Path(urllib.parse.unquote(url.path) if url.scheme else place)
-    if not folder.is_dir():  # which may be mended without touching the agent
-        raise NetworkError(
-            f"The repository's folder {folder} is not there.",
-            cause="The share or the stick is not mounted, or the path is misspelt.",
-            remedy="Mount it; it is tried again by itself. Or correct `repository` in the agent's "
-            "configuration.",
         )
     return FolderSource(folder)
 

@@ -49,7 +49,7 @@ class Repo:
         files = {
             path.relative_to(folder).as_posix(): path.read_bytes()
             for path in folder.rglob("*")
-            if path.is_file() and path.name != ".lock"
+            if path.is_file() and not path.name.startswith(".")
         }
         return cls(files, signers)
 
