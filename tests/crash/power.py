@@ -18,7 +18,7 @@ from pathlib import Path
 
 from agent.disk import Moment, Operation
 
-MOST_AT_ONCE = 320
+MOST_AT_ONCE = 96
 """States of one moment: where there are more, so many are drawn, the simplest ones first."""
 JOURNAL = "agent.db"
 Site = tuple[str, int]

@@ -290,7 +290,7 @@ def test_fifty_thousand_power_cuts(
     world: World, memory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     began, judge = time.monotonic(), Judge(world, memory)
-    for recording in recordings(world, memory, NAMES, every=4):
+    for recording in recordings(world, memory, NAMES, every=6):
         enumerate_all(judge, recording, most=10**9, ends=50)
     with capsys.disabled():
         sys.stdout.write(
