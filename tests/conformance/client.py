@@ -5,9 +5,8 @@
     ... --target-name NAME --target-base-url URL --target-dir DIR download
 
 What is under test is the agent's: `agent.updates.trust` (python-tuf verifies, our files keep) over
-`agent.updates.http_source.HttpSource`. This file maps the suite's two addresses to the one folder
-that the agent knows, copies what is trusted to where the suite looks, and fetches targets of any
-name.
+`agent.updates.source.HttpSource`. This file maps the suite's two addresses to the one folder that
+the agent knows, copies what is trusted to where the suite looks, and fetches targets of any name.
 The suite is at https://github.com/theupdateframework/tuf-conformance, its protocol in CLIENT-CLI.md.
 """
 
@@ -34,11 +33,18 @@ from agent.updates.trust import METADATA, TARGETS, Trust, View
 ROOT, STATE = "root.json", "state"
 
 
+class AnyNames(HttpSource):
+    """Metadata of roles that may be called anything, as our models may not: nothing is a folder."""
+
+    def _url(self, path: str) -> str:
+        return self._base + urllib.parse.quote(path, "")
+
+
 class Places:
     """A repository whose metadata and targets lie at two addresses."""
 
     def __init__(self, metadata_url: str, target_base_url: str | None) -> None:
-        self._places = {METADATA: HttpSource(metadata_url)}
+        self._places: dict[str, HttpSource] = {METADATA: AnyNames(metadata_url)}
         if target_base_url is not None:
             self._places[TARGETS] = HttpSource(target_base_url)
 
@@ -79,12 +85,9 @@ def download(view: View, source: Places, name: str, folder: Path) -> None:
     if place.is_file() and _fits(info, place.read_bytes()):
         return
     above, slash, file = name.rpartition("/")
-    trusted: Any = view._trusted
-    if trusted.root.consistent_snapshot:
+    if view._client.signed("root").consistent_snapshot:
         file = f"{next(iter(info.hashes.values()))}.{file}"
-    content = read_short(
-        source, f"{TARGETS}/{urllib.parse.quote(above + slash + file)}", info.length
-    )
+    content = read_short(source, f"{TARGETS}/{above}{slash}{file}", info.length)
     info.verify_length_and_hashes(content)
     write_atomic(place, content)
 
