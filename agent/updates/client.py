@@ -79,7 +79,7 @@ class Client:
                     f"The {signed.type} metadata of the package, version {signed.version}, expired "
                     f"on {signed.expires:%Y-%m-%d}; here it is {now:%Y-%m-%d}.",
                     cause="The package is old, or this device's clock is ahead.",
-                    remedy="Export the release anew: sdk publish --export FILE",
+                    remedy="Export the release anew: sdk assign MODEL RELEASE --export FILE",
                 )
 
 

@@ -66,7 +66,7 @@ class PackageSource:
             raise UsageError(
                 f"The package {path} cannot be read: {error.strerror or error}.",
                 cause="The path is wrong, or the stick is gone.",
-                remedy="Name the file that sdk publish --export has written.",
+                remedy="Name the file that sdk assign --export has written.",
             ) from error
         try:
             self._members = self._read_members()
@@ -93,7 +93,7 @@ class PackageSource:
             raise MissingError(
                 f"The package {self._path} has no {path}.",
                 cause="It was made for another device, or was cut short.",
-                remedy="Export it anew for this device: sdk publish --export FILE",
+                remedy="Export it anew for this device: sdk assign MODEL RELEASE --export FILE",
             )
         begin = min(offset, member.size)
         start = self._start_of(path, member)
