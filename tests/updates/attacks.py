@@ -364,7 +364,7 @@ REFUSED: dict[Attack, str] = {
     assignment_of_another_hash: "the assignment asks for 0000",
     old_targets_under_a_new_name: "Expected targets v",
     old_snapshot_under_a_new_name: "Expected snapshot version",
-    metadata_of_another_role: "model-net was signed by 0/1 keys",
+    metadata_of_another_role: "does not match expected length",
     manifest_of_another_release: "does not match expected",
     manifest_of_the_same_length: "does not match expected hash",
     blob_of_another_release: "came in the place of sha256",
