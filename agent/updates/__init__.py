@@ -4,7 +4,8 @@ From the outside in:
 
     run, install, status    what `sdk-agent` asks for
     recover                 after any start: what was interrupted
-    action, obtain, proving one action on its way through `states`
+    action, obtain, proving one action on its way through `states`; preflight: its process
+    keeping, doubt, strain  between actions: whether what runs is still to be trusted
     outcome                 its end: confirmed, rolled back, refused
     trust, assignment       who has signed what; client: python-tuf, freshness: how old it is
     source, fetch, delta    where bytes come from; package: from one file

@@ -21,6 +21,7 @@ from agent.codec import decode, loads_signed
 from agent.errors import VerificationError
 from agent.manifest import Gate
 from agent.names import check_part
+from agent.updates.freshness import TIME_FORM
 from agent.updates.trust import Keys
 
 ASSIGNMENT_TYPE = "application/vnd.slipway.assignment.v1+json"
@@ -150,7 +151,7 @@ def check_for_device(
     expires = moment(found.expires)
     if now >= expires:
         raise VerificationError(
-            f"The assignment expired at {found.expires}; here it is {now:%Y-%m-%dT%H:%M:%SZ}.",
+            f"The assignment expired at {found.expires}; here it is {now:{TIME_FORM}}.",
             cause="It is old, or this device's clock is ahead.",
             remedy="Have it issued anew, or set the clock.",
         )
@@ -174,7 +175,7 @@ def moment(text: str) -> dt.datetime:
     try:
         if not _TIME.fullmatch(text):
             raise ValueError(text)
-        return dt.datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=dt.timezone.utc)
+        return dt.datetime.strptime(text, TIME_FORM).replace(tzinfo=dt.timezone.utc)
     except ValueError as error:
         raise _malformed(f"{text[:40]!r} is no time like 2026-11-21T12:00:00Z") from error
 

@@ -97,14 +97,13 @@ class Home:
             manifest: of the release.
             said: what a repository says now, if one was asked.
         """
-        model, counter = manifest.model, manifest.release_counter or 0
+        model = manifest.model
         if said is not None:
             self.journal.raise_number(f"revoked_below:{model}", said.below)
             known = set(self.journal.fact(f"revoked:{model}") or ())
             if not known >= set(said.releases):
                 self.journal.set_fact(f"revoked:{model}", sorted(known | set(said.releases)))
-        below = self.journal.number(f"revoked_below:{model}")
-        return counter < below or counter in (self.journal.fact(f"revoked:{model}") or ())
+        return known_revoked(self.journal, manifest)
 
     def prepared(self, manifest: Manifest, variant: VariantEntry) -> str | None:
         """Where a variant's prepared files lie in the state folder; None where it has none."""
@@ -187,6 +186,13 @@ class Home:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def known_revoked(journal: Journal, manifest: Manifest) -> bool:
+    """Whether a journal remembers that a release was taken back."""
+    model, counter = manifest.model, manifest.release_counter or 0
+    below = journal.number(f"revoked_below:{model}")
+    return counter < below or counter in (journal.fact(f"revoked:{model}") or ())
 
 
 def is_held(folder: Path) -> bool | None:

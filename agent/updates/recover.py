@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from agent.files import settle
 from agent.shim import starts_of, trial_of
+from agent.updates.freshness import TIME_FORM
 from agent.updates.home import Home
 from agent.updates.install import unfit
 from agent.updates.journal import Action
@@ -32,7 +33,7 @@ def recover(home: Home, tell: Tell) -> Action | None:
     """
     _settle(home)
     if home.journal.was_damaged:
-        home.journal.set_fact(DAMAGED, home.now().strftime("%Y-%m-%dT%H:%M:%SZ"))
+        home.journal.set_fact(DAMAGED, home.now().strftime(TIME_FORM))
         tell("the journal was damaged and is begun anew; what runs is told by the slots")
     action = home.journal.unfinished()
     _end_orphaned_trials(home, action, tell)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.codec import canonical
 from agent.identity import fingerprint_digest
+from agent.updates.freshness import TIME_FORM
 
 if TYPE_CHECKING:
     from agent.updates.home import Home
@@ -55,7 +56,7 @@ def keep(home: Home, action: Action, proof: Mapping[str, Any] | None = None) -> 
         state=action.state,
         reason=action.reason,
         fingerprint_sha256=fingerprint_digest(home.fingerprint()),
-        at=home.now().strftime("%Y-%m-%dT%H:%M:%SZ"),
+        at=home.now().strftime(TIME_FORM),
         proof=None if proof is None else integers_only(proof),
     )
     envelope = home.device.envelope(canonical(report), REPORT_TYPE)

@@ -21,9 +21,9 @@ from agent.identity import fingerprint
 from agent.shim import starts_of
 from agent.updates.doubt import doubt_of
 from agent.updates.freshness import TIME_FORM, freshness_of
-from agent.updates.home import is_held
+from agent.updates.home import is_held, known_revoked
 from agent.updates.journal import Journal
-from agent.updates.slots import SLOTS, Slot, Slots
+from agent.updates.slots import SLOTS, Slots
 from agent.updates.trust import ROOT
 
 
@@ -131,15 +131,9 @@ def _model(journal: Journal | None, slots: Slots) -> dict[str, Any]:
         "state": last and last.state,
         "reason": last and last.reason,
         "starts": starts_of(slots.folder) if last and last.state == "TRIAL" else None,
-        "revoked": _is_revoked(journal, slot) if journal and slot else None,
+        "revoked": known_revoked(journal, slot.manifest) if journal and slot else None,
         "doubt": doubt and doubt.why,
     }
-
-
-def _is_revoked(journal: Journal, slot: Slot) -> bool:
-    model, counter = slot.manifest.model, slot.manifest.release_counter or 0
-    below = journal.number(f"revoked_below:{model}")
-    return counter < below or counter in (journal.fact(f"revoked:{model}") or ())
 
 
 def _under_way(journal: Journal | None) -> dict[str, Any] | None:

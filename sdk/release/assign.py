@@ -14,11 +14,11 @@ from agent.codec import canonical, encode
 from agent.errors import UsageError
 from agent.manifest import Gate
 from agent.updates.assignment import ASSIGNMENT_TYPE, Assignment
+from agent.updates.freshness import TIME_FORM
 from sdk.release.publish import Published, Tell
 from sdk.release.repository import Repository
 
 VALID_DAYS = 365.0
-_FORM = "%Y-%m-%dT%H:%M:%SZ"
 _WHOM = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 
 
@@ -51,8 +51,8 @@ def assignment_for(
         # Microseconds grow, whichever machine publishes next; the release's own count is not
         # enough, since the same release may be assigned again.
         assignment_seq=int(now.timestamp() * 1e6),
-        issued=now.strftime(_FORM),
-        expires=(now + dt.timedelta(days=valid_days)).strftime(_FORM),
+        issued=now.strftime(TIME_FORM),
+        expires=(now + dt.timedelta(days=valid_days)).strftime(TIME_FORM),
         model=published.model,
         release_path=published.path,
         manifest_sha256=published.manifest_sha256,

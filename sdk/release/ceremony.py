@@ -9,6 +9,7 @@ from typing import Any
 
 from agent.errors import UsageError, VerificationError
 from agent.names import check_path
+from agent.updates.freshness import TIME_FORM
 from agent.updates.trust import METADATA
 from sdk.release.keystore import KeyStore
 from sdk.release.repository import Repository
@@ -220,7 +221,7 @@ def roles(repository: Repository) -> list[RoleState]:
         RoleState(
             role=name,
             version=repository.role(name).signed.version,
-            expires=repository.role(name).signed.expires.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            expires=repository.role(name).signed.expires.strftime(TIME_FORM),
             threshold=repository.threshold(name),
             keys=len(repository.keyids(name)),
         )

@@ -21,6 +21,7 @@ from typing import Any
 from agent.codec import decode, pretty
 from agent.errors import SlipwayError, UsageError, VerificationError
 from agent.files import storage_errors, write_atomic
+from agent.updates.freshness import TIME_FORM
 
 PASSPHRASE = "SLIPWAY_PASSPHRASE"  # noqa: S105  the variable's name
 INDEX = "keys.json"
@@ -80,7 +81,7 @@ class KeyStore:
             role=role,
             keyid=signer.public_key.keyid,
             public=signer.public_key.to_dict(),
-            made=dt.datetime.now(tz=dt.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            made=dt.datetime.now(tz=dt.timezone.utc).strftime(TIME_FORM),
             replaces=replaces,
         )
         self._unsaved[name] = (secret, signer)

@@ -15,6 +15,7 @@ from agent.files import make_folders, storage_errors
 from agent.manifest import Manifest
 from agent.updates.assignment import Assignment, moment
 from agent.updates.fetch import blob_path
+from agent.updates.freshness import TIME_FORM
 from agent.updates.package import ASSIGNMENT
 from agent.updates.trust import METADATA
 from sdk.release.assign import signed
@@ -83,7 +84,7 @@ def _check_fresh(repository: Repository, assignment: Assignment) -> None:
         expires = repository.role(name).signed.expires
         if expires <= issued:
             raise UsageError(
-                f"The repository's {name} metadata expired at {expires:%Y-%m-%dT%H:%M:%SZ}: no "
+                f"The repository's {name} metadata expired at {expires:{TIME_FORM}}: no "
                 "device would take the package.",
                 cause="Nobody signed it anew.",
                 remedy="sdk repo refresh, with the key that signs it; then export again.",

@@ -256,7 +256,7 @@ class Repository:
     def _due(self, name: str) -> Due:
         return Due(
             role=name,
-            expires=self.role(name).signed.expires.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            expires=self.role(name).signed.expires.strftime(TIME_FORM),
             keys=tuple(self._names(self.keyids(name))),
         )
 

@@ -53,15 +53,15 @@ def main() -> int:
     say("the same network with an experiment left in, as a build of its own")
     wasteful = build_wasteful(fleet)
 
-    rows = []
     with agent(state):
         publish(build / MODEL, "1.0.0", repo)
-        rows.append(watched(state, "1.0.0"))
+        first, usual_ms = watched(state, "1.0.0")
         publish(wasteful, "1.1.0", repo)
-        rows.append(watched(state, "1.1.0"))
+        second, _ = watched(state, "1.1.0", usual_ms)
         publish(wasteful, "1.2.0", [*repo, "--slower-at-most", "1.2"])
-        rows.append(watched(state, "1.2.0"))
+        third, _ = watched(state, "1.2.0", usual_ms)
         found = status(state)["models"][0]
+    rows = [first, second, third]
     print()
     for release, state_, reason in rows:
         print(f"{MODEL} {release}  {state_:12} {reason}")
@@ -93,11 +93,14 @@ def application(state: Path, usual_ms: float | None) -> float:
     return statistics.median(took)
 
 
-_usual: list[float] = []
+def watched(
+    state: Path, release: str, usual_ms: float | None = None
+) -> tuple[tuple[str, str, str], float | None]:
+    """Wait for what becomes of a release; the application runs as soon as it is on trial.
 
-
-def watched(state: Path, release: str) -> tuple[str, str, str]:
-    """Wait for what becomes of a release; the application runs as soon as it is on trial."""
+    Returns:
+        The row of the table, and what is usual from now on.
+    """
     until = time.monotonic() + PATIENCE_S
     while time.monotonic() < until:
         time.sleep(0.3)
@@ -106,11 +109,10 @@ def watched(state: Path, release: str) -> tuple[str, str, str]:
         if not done:
             continue
         if done[0]["state"] == "TRIAL":
-            median = application(state, _usual[0] if _usual else None)
-            if not _usual:
-                _usual.append(median)
+            median = application(state, usual_ms)
+            usual_ms = median if usual_ms is None else usual_ms
         elif done[0]["state"] in ("CONFIRMED", "ROLLED_BACK", "FAILED", "REJECTED"):
-            return release, done[0]["state"], done[0]["reason"] or ""
+            return (release, done[0]["state"], done[0]["reason"] or ""), usual_ms
     raise SystemExit(f"{release}: nothing came of it within {PATIENCE_S:g} s")
 
 
