@@ -28,7 +28,7 @@ from tests.updates.fleet import MODEL, Fleet, passing, silent, write_build
 if TYPE_CHECKING:
     from benchmarks.run import Row
 
-POLLS, POLL_S = 20, 0.5
+POLLS, POLL_S = 20, 1.0
 PUBLISHED_BYTES = 300 << 20
 _RUN = [sys.executable, "-P", "-m", "agent", "run"]
 _IMPORTS = "import agent.cli, agent.updates.run, tuf.ngclient, securesystemslib.dsse, urllib3"
@@ -54,6 +54,8 @@ def footprint(folder: Path) -> Iterator[Row]:
             each = (_cpu_s(running.pid) - before) / POLLS
             resident = (memory(running.pid) or 0) / 1e6
             maps = Path(f"/proc/{running.pid}/maps").read_text()
+            if running.poll() is not None:
+                raise RuntimeError(f"the agent ended with {running.returncode}")
         finally:
             running.terminate()
     yield Row(name="agent, idle: resident", value=resident, bound=45.0, unit="MB")

@@ -7,6 +7,7 @@ From the outside in:
     action, obtain, proving one action on its way through `states`; preflight: its process
     keeping, doubt, strain  between actions: whether what runs is still to be trusted
     outcome                 its end: confirmed, rolled back, refused
+    offers                  what the repository assigns to this device
     trust, assignment       who has signed what; client: python-tuf, freshness: how old it is
     source, fetch, delta    where bytes come from; package: from one file
     sound                   what no release may hold

@@ -3,9 +3,10 @@
 A release is installed only if both agree: its model's signer has signed it, and a valid assignment
 names it for this device or this device's group. docs/reference/protocol/ has test vectors.
 
-Its number has to exceed those seen before, counted apart for each key that signed: whoever gets
-hold of a key can drive its count to the end, and once root names another key, that one's begins
-anew. What the old key signed is refused from then on anyway.
+Its number has to exceed those seen before, counted apart for each model, so that the word on one
+never outdates the word on another, and for each key that signed: whoever gets hold of a key can
+drive its count to the end, and once root names another key, that one's begins anew. What the old
+key signed is refused from then on anyway.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from agent.updates.trust import Keys
 ASSIGNMENT_TYPE = "application/vnd.slipway.assignment.v1+json"
 ASSIGNMENT_BYTES = 64 << 10
 """No assignment is longer."""
+MOST_MODELS = 256
+"""A repository's file of assignments holds one line for each model, and no more than these."""
 MOST_DEADLINE_S = 366 * 24 * 3600
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -39,7 +42,7 @@ class Assignment:
 
     action_id: str
     assignment_seq: int
-    """Online and offline assignments are counted apart."""
+    """Grows for each model; online and offline assignments are counted apart."""
     issued: str
     """UTC, RFC 3339, such as `2026-11-21T12:00:00Z`."""
     expires: str
@@ -68,18 +71,28 @@ class SignedAssignment(Assignment):
 
     def counts(self, kind: str) -> dict[str, int]:
         """The journal's counters that it raises once it was taken."""
-        return {_counter(kind, keyid): self.assignment_seq for keyid in self.signers}
+        return {_counter(kind, keyid, self.model): self.assignment_seq for keyid in self.signers}
 
 
-def last_seen(number: Callable[[str], int], kind: str, keys: Keys) -> int:
+def last_seen(number: Callable[[str], int], kind: str, keys: Keys, model: str) -> int:
     """The highest number of an assignment that was taken and signed by a key that still may sign.
 
     Args:
         number: the journal's counter of a name.
         kind: `online` or `offline`: they are counted apart.
         keys: those that may sign that kind now.
+        model: that it was about.
     """
-    return max((number(_counter(kind, key.keyid)) for key in keys.keys), default=0)
+    return max((number(_counter(kind, key.keyid, model)) for key in keys.keys), default=0)
+
+
+def place_of(*, device_id: str | None = None, group: str | None = None) -> str:
+    """The file of a repository with what is assigned to one of the two: an envelope on each line.
+
+    >>> place_of(group="line-3")
+    'assignments/group-line-3.jsonl'
+    """
+    return f"assignments/{f'group-{group}' if device_id is None else f'device-{device_id}'}.jsonl"
 
 
 def opened(content: bytes, keys: Keys) -> SignedAssignment:
@@ -136,7 +149,7 @@ def check_for_device(
         device_id: of this device.
         group: the one that this device is configured for.
         now: UTC.
-        last_seq: the highest number seen, of the same kind.
+        last_seq: the highest number seen, of the same kind and for the same model.
 
     Raises:
         VerificationError: it is not; both values are named.
@@ -220,8 +233,8 @@ def _envelope(content: bytes) -> Any:
         raise _malformed(f"{type(error).__name__}: {error}"[:200]) from error
 
 
-def _counter(kind: str, keyid: str) -> str:
-    return f"assignment_seq:{kind}:{keyid}"
+def _counter(kind: str, keyid: str, model: str) -> str:
+    return f"assignment_seq:{kind}:{keyid}:{model}"
 
 
 def _malformed(why: str) -> VerificationError:

@@ -51,7 +51,7 @@ def install(home: Home, path: Path, tell: Tell, prove: Prove = prove_apart) -> A
             device_id=home.device.device_id,
             group=home.config.group,
             now=home.now(),
-            last_seq=last_seen(home.journal.number, "offline", keys),
+            last_seq=last_seen(home.journal.number, "offline", keys, found.model),
         )
         if running is not None and running.state in CANCELLABLE:
             fail(home, running, f"{found.action_id} was installed instead")

@@ -16,24 +16,17 @@ from agent.errors import NetworkError, SlipwayError, UsageError
 from agent.files import storage_error
 from agent.local import Listener
 from agent.updates.action import Means, Supply, advance, begin
-from agent.updates.assignment import (
-    ASSIGNMENT_BYTES,
-    SignedAssignment,
-    check_for_device,
-    last_seen,
-    opened,
-)
 from agent.updates.home import Home
 from agent.updates.install import confirm_now, go_back, install, take_back
 from agent.updates.journal import Action
 from agent.updates.keeping import Keeper
 from agent.updates.obtain import Tell
+from agent.updates.offers import offers
 from agent.updates.outcome import fail, watch
 from agent.updates.proving import Prove, prove_apart
 from agent.updates.recover import recover
-from agent.updates.source import BusyError, MissingError, Source, read_short, source_of
+from agent.updates.source import BusyError, source_of
 from agent.updates.states import CANCELLABLE
-from agent.updates.trust import View
 
 MOST_BACKOFF_S = 3600.0
 _LISTENS_S = 1.0  # how often a trial's time and starts are looked at while nobody speaks
@@ -174,12 +167,14 @@ def _turn(home: Home, keeper: Keeper, supply: Supply | None, tell: Tell) -> Acti
     means = Means(tell=tell, supply=supply, prove=keeper.prove)
     action = home.journal.unfinished()
     if supply is not None and (action is None or action.state in CANCELLABLE):
-        found = _assigned(home, supply.source, supply.view, tell)
-        if found is not None:
+        for found in offers(home, supply.source, supply.view, tell):
+            if action is not None and action.model != found.model:
+                continue  # one action at a time: another model's waits, and replaces none
             if action is not None:
                 fail(home, action, f"{found.action_id} was assigned instead")
             action = begin(home, found, "offline")
             tell(f"{action.model}: {action.id} is assigned")
+            break
     if action is None:
         action = keeper.look(home, supply.view if supply else None, tell)
     if action is None:
@@ -205,34 +200,6 @@ def _supply(home: Home, tell: Tell) -> tuple[Supply | None, NetworkError | None]
     except SlipwayError as error:
         tell(_in_words(error))
         return None, None
-
-
-def _assigned(home: Home, source: Source, view: View, tell: Tell) -> SignedAssignment | None:
-    """The device's own assignment before its group's; one that was seen already is none."""
-    group = home.config.group
-    places = [f"assignments/device-{home.device.device_id}.json"]
-    places += [f"assignments/group-{group}.json"] if group else []
-    for place in places:
-        try:
-            keys = view.assignment_keys(offline=True)
-            found = opened(read_short(source, place, ASSIGNMENT_BYTES), keys)
-            seen = last_seen(home.journal.number, "offline", keys)
-            if found.assignment_seq <= seen:
-                continue
-            check_for_device(
-                found, device_id=home.device.device_id, group=group, now=home.now(), last_seq=seen
-            )
-        except MissingError:
-            continue
-        except NetworkError:
-            raise
-        except SlipwayError as error:
-            tell(f"{place}: {error.what}")
-            continue
-        if home.journal.action(found.action_id) is None:
-            return found
-        tell(f"{place}: {found.action_id} was done before; each action is done once")
-    return None
 
 
 def _wait(

@@ -223,7 +223,6 @@ class _Order:
         assignment = do_assign(
             repository,
             assignment_for(found, device_id=self._device, group=self._group, gates=self._gates),
-            warn,
         )
         if self.export is not None:
             export(repository, assignment, self.export, self._profiles, tell)

@@ -11,11 +11,11 @@ import secrets
 from collections.abc import Sequence
 
 from agent.codec import canonical, encode
-from agent.errors import UsageError
+from agent.errors import StorageError, UsageError
 from agent.manifest import Gate
-from agent.updates.assignment import ASSIGNMENT_TYPE, Assignment
+from agent.updates.assignment import ASSIGNMENT_TYPE, MOST_MODELS, Assignment, moment, place_of
 from agent.updates.freshness import TIME_FORM
-from sdk.release.publish import Published, Tell
+from sdk.release.publish import Published
 from sdk.release.repository import Repository
 
 VALID_DAYS = 365.0
@@ -117,48 +117,64 @@ def signed(repository: Repository, assignment: Assignment) -> bytes:
     return json.dumps(envelope.to_dict(), separators=(",", ":"), sort_keys=True).encode()
 
 
-def assign(
-    repository: Repository, assignment: Assignment, warn: Tell = lambda _: None
-) -> Assignment:
-    """Put an assignment where devices look for it, numbered after the one that was there.
+def assign(repository: Repository, assignment: Assignment) -> Assignment:
+    """Put an assignment where devices look for it, in place of the one that its model had there.
+
+    Other models' stay as they are; those that have expired are dropped.
 
     Args:
         repository: gets it.
         assignment: for a device or a group.
-        warn: is told if it takes the place of another model's.
 
     Returns:
-        The assignment as it was signed.
+        The assignment as it was signed: its number follows the one that was there.
 
     Raises:
-        UsageError: a key is not here.
-        StorageError: the repository cannot be written.
+        UsageError: a key is not here, or too many models are assigned there already.
+        StorageError: the repository cannot be written, or has something else at that place.
     """
+    place = place_of(device_id=assignment.device_id, group=assignment.group)
     with repository.locked():
-        place = place_of(assignment)
-        number, model = _before(repository.store.read(place))
-        if model not in (None, assignment.model):
-            warn(
-                f"this takes the place of the assignment of {model} at {place}: a device that has "
-                "not seen that one never will"
-            )
-        seq = max(assignment.assignment_seq, number + 1)  # this machine's clock may be behind
+        others = _lines(repository.store.read(place) or b"", place)
+        before = others.pop(assignment.model, _NONE)
+        # This machine's clock may be behind the one that assigned before.
+        seq = max(assignment.assignment_seq, before.seq + 1)
         found = dataclasses.replace(assignment, assignment_seq=seq)
-        repository.store.write(place, signed(repository, found))
+        now = moment(assignment.issued)
+        lines = [line.content for line in others.values() if moment(line.expires) > now]
+        if len(lines) >= MOST_MODELS:
+            raise UsageError(
+                f"{place} assigns {len(lines)} models already; {MOST_MODELS} at most are read.",
+                cause="A device reads all that is assigned to its group at every poll.",
+                remedy="Split the group, or let assignments expire.",
+            )
+        repository.store.write(place, b"\n".join([*lines, signed(repository, found), b""]))
     return found
 
 
-def place_of(assignment: Assignment) -> str:
-    """Where devices look for it in a repository."""
-    if assignment.device_id is not None:
-        return f"assignments/device-{assignment.device_id}.json"
-    return f"assignments/group-{assignment.group}.json"
+@dataclasses.dataclass(frozen=True)
+class _Line:
+    """What a line of a repository's file of assignments says."""
+
+    content: bytes
+    seq: int
+    expires: str
 
 
-def _before(content: bytes | None) -> tuple[int, str | None]:
-    """(number, model) of an envelope's assignment; (0, None) where there is none to be read."""
+_NONE = _Line(b"", 0, "")
+
+
+def _lines(content: bytes, place: str) -> dict[str, _Line]:
+    """The lines by the model that each is about."""
+    found = {}
     try:
-        payload = json.loads(base64.b64decode(json.loads(content or b"")["payload"]))
-        return int(payload["assignment_seq"]), str(payload["model"])
-    except (ValueError, KeyError, TypeError):
-        return 0, None
+        for line in content.splitlines():
+            told = json.loads(base64.b64decode(json.loads(line)["payload"]))
+            found[str(told["model"])] = _Line(line, int(told["assignment_seq"]), told["expires"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise StorageError(
+            f"{place} cannot be read: {type(error).__name__}: {error}.",
+            cause="Something else than sdk assign has written it, or it was cut short.",
+            remedy="Move it away, and assign to this group or device anew what it is to run.",
+        ) from error
+    return found

@@ -4,7 +4,7 @@
     metadata/timestamp.json
     targets/models/<name>/<release>/<sha256>.manifest.json
     blobs/sha256/<hex>
-    assignments/device-<id>.json  assignments/group-<name>.json
+    assignments/device-<id>.jsonl  assignments/group-<name>.jsonl
 
 Everything is signed, and held against who has to sign it, before the first byte is written. Then
 whatever names something is written after it, and the timestamp last: a publication that is cut off

@@ -23,6 +23,7 @@ import pytest
 
 from agent.shim import count_start
 from agent.updates import run
+from agent.updates.assignment import place_of
 from agent.updates.home import Home
 from agent.updates.install import confirm_now, take_back
 from agent.updates.recover import recover
@@ -33,7 +34,7 @@ from tests.updates.fleet import GROUP, MODEL, Fleet, passing, silent, write_buil
 AGENTS = 40
 AT_ONCE = 2
 SHORTEST_S, LONGEST_S = 0.001, 0.030
-PLACE = f"assignments/group-{GROUP}.json"
+PLACE = place_of(group=GROUP)
 
 
 @dataclasses.dataclass(frozen=True)

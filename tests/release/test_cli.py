@@ -54,7 +54,8 @@ def test_a_release_from_the_first_key_to_its_revocation(made: Run, tmp_path: Pat
     said = made("publish", "build/net", "--release", "1.0.0", "--group", "line-3")
     assert said.startswith("net 1.0.0 is release 1 at repo: ")
     assert "assigned to line-3" in said
-    envelope = json.loads(Path("repo/assignments/group-line-3.json").read_bytes())
+    (line,) = Path("repo/assignments/group-line-3.jsonl").read_bytes().splitlines()
+    envelope = json.loads(line)
     assert envelope["payloadType"] == ASSIGNMENT_TYPE
     said = made(
         "publish", "build/next", "--release", "1.1.0", "--device", "0" * 32,

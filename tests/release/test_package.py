@@ -15,7 +15,7 @@ import pytest
 from agent.codec import encode
 from agent.errors import StorageError, UsageError, VerificationError
 from agent.manifest import parse, serialise
-from agent.updates.assignment import Assignment, moment, opened
+from agent.updates.assignment import Assignment, moment, opened, place_of
 from agent.updates.package import PackageSource
 from agent.updates.source import read_short
 from agent.updates.trust import Trust
@@ -205,5 +205,5 @@ def test_an_assignment_in_a_package_is_the_one_in_the_repository(
     found = assign(repository, assignment)
     export(repository, found, tmp_path / "package")
     with zipfile.ZipFile(tmp_path / "package") as package:
-        there = fleet.repo / "assignments" / f"group-{GROUP}.json"
-        assert package.read("assignment.json") == there.read_bytes()
+        there = fleet.repo / place_of(group=GROUP)
+        assert [package.read("assignment.json")] == there.read_bytes().splitlines()

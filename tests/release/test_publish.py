@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ import pytest
 
 from agent.errors import LimitError, SlipwayError, StorageError, UsageError, VerificationError
 from agent.manifest import parse, serialise
+from agent.updates.assignment import place_of
 from sdk.release import ceremony, store
 from sdk.release.assign import assign, assignment_for, slower_at_most
 from sdk.release.keystore import KeyStore
@@ -298,15 +300,43 @@ def test_an_assignment_is_numbered_after_the_one_before(fleet: Fleet) -> None:
     assert later.assignment_seq == (1 << 52) + 1
 
 
-def test_who_takes_the_place_of_another_models_assignment_is_warned(fleet: Fleet) -> None:
+def test_each_model_has_its_own_line_and_one_that_expired_has_none(fleet: Fleet) -> None:
     ceremony.add_model(fleet.repository(), "other")
-    warned: list[str] = []
-    for model, release in ((MODEL, "1.0.0"), (MODEL, "1.1.0"), ("other", "1.0.0")):
-        build = fleet.build(f"{model}-{release}", model=model)
-        made = fleet.publish(release, build)
-        assign(fleet.repository(), assignment_for(made, group=GROUP), warned.append)
-    (line,) = warned
-    assert f"the assignment of {MODEL}" in line
+    place = fleet.repo / place_of(group=GROUP)
+
+    def assigned(model: str, release: str, **options: Any) -> list[str]:
+        made = fleet.publish(release, fleet.build(f"{model}-{release}", model=model))
+        assign(fleet.repository(), assignment_for(made, group=GROUP, **options))
+        payloads = [json.loads(line)["payload"] for line in place.read_bytes().splitlines()]
+        return [json.loads(base64.b64decode(one))["release_path"] for one in payloads]
+
+    first, second = f"models/{MODEL}/1.0.0/manifest.json", f"models/{MODEL}/1.1.0/manifest.json"
+    assert assigned(MODEL, "1.0.0") == [first]
+    assert assigned("other", "1.0.0", valid_days=0) == [first, "models/other/1.0.0/manifest.json"]
+    assert assigned(MODEL, "1.1.0") == [second]
+
+
+def test_what_is_no_file_of_assignments_is_not_written_over(fleet: Fleet) -> None:
+    made = fleet.publish("1.0.0")
+    place = fleet.repo / place_of(group=GROUP)
+    place.parent.mkdir()
+    for content in (b"notes\n", b"{}\n", b'{"payload": "e30="}', b"\xff\n"):
+        place.write_bytes(content)
+        with pytest.raises(StorageError, match="cannot be read"):
+            assign(fleet.repository(), assignment_for(made, group=GROUP))
+        assert place.read_bytes() == content
+
+
+def test_a_group_is_not_assigned_more_models_than_a_device_reads(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sdk.release.assign.MOST_MODELS", 1)
+    ceremony.add_model(fleet.repository(), "other")
+    fleet.release("1.0.0")
+    made = fleet.publish("1.0.0", fleet.build("other", model="other"))
+    with pytest.raises(UsageError, match="assigns 1 models already"):
+        assign(fleet.repository(), assignment_for(made, group=GROUP))
+    fleet.release("1.1.0")
 
 
 BAD_ORDERS: dict[str, Mapping[str, Any]] = {

@@ -36,7 +36,7 @@ from agent.updates.home import Home
 from agent.updates.proof import Asked, Proof
 from agent.updates.trust import begin_trust
 from sdk.release import ceremony
-from sdk.release.assign import assignment_for, place_of, signed
+from sdk.release.assign import assign, assignment_for
 from sdk.release.keystore import KeyStore
 from sdk.release.package import export
 from sdk.release.publish import Published, publish
@@ -76,10 +76,7 @@ class Fleet:
     def assign(self, published: Published, **options: Any) -> Assignment:
         """Assign a release to `GROUP`, or as the options say, and put that into the repository."""
         chosen: dict[str, Any] = options if "device_id" in options else {"group": GROUP, **options}
-        found = self._later(assignment_for(published, **chosen))
-        repository = self.repository()
-        repository.store.write(place_of(found), signed(repository, found))
-        return found
+        return assign(self.repository(), self._later(assignment_for(published, **chosen)))
 
     def release(self, name: str, build: Path | None = None, **options: Any) -> Assignment:
         """Publish and assign."""

@@ -160,7 +160,7 @@ class Repo:
         envelope = Envelope(json.dumps(plain).encode(), kind, {})
         for key in keys or [self.signers["assignment_offline"]]:
             envelope.sign(key)
-        self.files[place] = json.dumps(envelope.to_dict()).encode()
+        self.files[place] = json.dumps(envelope.to_dict()).encode() + b"\n"
 
     def add_manifest(self, path: str, content: bytes) -> dict[str, Any]:
         """Lay a manifest down; what metadata says of it."""

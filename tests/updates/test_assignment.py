@@ -237,7 +237,7 @@ def test_an_assignment_for_this_device_or_its_group_is_taken() -> None:
     _check(plain={"group": None, "device_id": "d-1"}, group=None)
 
 
-def test_numbers_are_counted_apart_for_each_key_and_kind() -> None:
+def test_numbers_are_counted_apart_for_each_model_key_and_kind() -> None:
     journal: dict[str, int] = {}
     found = opened(envelope({**PLAIN, "assignment_seq": MOST_INTEGER}), ONE)
     journal.update(found.counts("offline"))
@@ -245,11 +245,12 @@ def test_numbers_are_counted_apart_for_each_key_and_kind() -> None:
     def number(name: str) -> int:
         return journal.get(name, 0)
 
-    assert last_seen(number, "offline", ONE) == MOST_INTEGER
-    assert last_seen(number, "offline", TWO) == MOST_INTEGER
-    assert last_seen(number, "online", ONE) == 0
+    assert last_seen(number, "offline", ONE, "net") == MOST_INTEGER
+    assert last_seen(number, "offline", TWO, "net") == MOST_INTEGER
+    assert last_seen(number, "online", ONE, "net") == 0
+    assert last_seen(number, "offline", ONE, "other") == 0
     replaced = Keys(keys=(SIGNERS[1].public_key,), threshold=1)
-    assert last_seen(number, "offline", replaced) == 0
+    assert last_seen(number, "offline", replaced, "net") == 0
 
 
 def test_an_assignment_says_all_that_its_format_has() -> None:

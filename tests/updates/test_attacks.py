@@ -477,7 +477,7 @@ def test_a_key_that_a_package_replaced_stays_replaced(
         for name, content in rotated.files.items():
             if not name.startswith("assignments/"):
                 made.writestr(name, content)
-        made.writestr("assignment.json", rotated.files[rotated.place_of_assignment()])
+        made.writestr("assignment.json", rotated.files[rotated.place_of_assignment()].strip())
     alone = dataclasses.replace(scene.config, repository=None)
     with Home(alone) as home:
         assert install(home, path, silent, passing).state == "TRIAL"

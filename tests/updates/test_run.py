@@ -15,6 +15,7 @@ from agent.config import Config, Idle, Trial
 from agent.errors import NetworkError, StorageError
 from agent.local import Listener, Word, say
 from agent.updates import run as running
+from agent.updates.assignment import MOST_MODELS, place_of
 from agent.updates.home import Home
 from agent.updates.install import confirm_now
 from agent.updates.journal import Action
@@ -24,9 +25,10 @@ from agent.updates.recover import recover
 from agent.updates.run import MOST_BACKOFF_S, News, backoff_s, look, once, run
 from agent.updates.source import BusyError
 from agent.updates.status import status
-from sdk.release.assign import place_of, signed
+from sdk.release import ceremony
+from sdk.release.assign import assign, assignment_for
 from tests.updates.devices import fresh_fleet
-from tests.updates.fleet import MODEL, Fleet, passing, silent, utc
+from tests.updates.fleet import GROUP, MODEL, Fleet, passing, silent, utc
 from tests.updates.machine import machine
 
 
@@ -177,10 +179,8 @@ def test_an_action_that_was_done_is_not_done_again_and_ends_nothing(fleet: Fleet
         assignment = fleet.release("1.0.0")
         once(home, silent, passing)
         confirm_now(home, MODEL)
-        repository = fleet.repository()
-        again = fleet._later(assignment)
+        again = assign(fleet.repository(), fleet._later(assignment))
         assert again.action_id == assignment.action_id
-        repository.store.write(place_of(again), signed(repository, again))
         lines: list[str] = []
         assert look(home, Keeper(passing), lines.append) is None
         assert any("was done before" in line for line in lines)
@@ -204,14 +204,86 @@ def test_a_newer_assignment_takes_the_place_of_one_that_waits(fleet: Fleet, tmp_
 
 
 @pytest.mark.long
-def test_the_device_is_named_before_its_group(fleet: Fleet) -> None:
+@pytest.mark.parametrize("last", ["group", "device"])
+def test_of_the_devices_own_word_and_its_groups_the_newer_counts(fleet: Fleet, last: str) -> None:
     with Home(fleet.device()) as home:
-        one, two = fleet.publish("1.0.0"), fleet.publish("2.0.0")
-        fleet.assign(two)
-        fleet.assign(one, device_id=home.device.device_id)
+        ways: dict[str, dict[str, Any]] = {
+            "group": {},
+            "device": {"device_id": home.device.device_id},
+        }
+        for name in sorted(ways, key=lambda name: name == last):
+            fleet.assign(fleet.publish(name), **ways[name])
         action = once(home, silent, passing)
         assert action is not None
-        assert action.release == "1.0.0"
+        assert action.release == last
+        confirm_now(home, MODEL)
+        assert once(home, silent, passing) is None, "the older word is outdated"
+
+
+def other_model(fleet: Fleet, release: str) -> Path:
+    """A build of a second model."""
+    return fleet.build(f"other-{release}", model="other")
+
+
+def test_the_word_on_one_model_never_outdates_the_word_on_another(fleet: Fleet) -> None:
+    ceremony.add_model(fleet.repository(), "other")
+    with Home(fleet.device()) as home:
+        fleet.release("5.0.0", other_model(fleet, "5.0.0"))
+        once(home, silent, passing)
+        confirm_now(home, "other")
+        early = assignment_for(fleet.publish("1.0.0"), group=GROUP)
+        assign(fleet.repository(), dataclasses.replace(early, assignment_seq=1))
+        once(home, silent, passing)
+        confirm_now(home, MODEL)
+        running = {one["model"]: one["release"] for one in status(home.config)["models"]}
+        assert running == {MODEL: "1.0.0", "other": "5.0.0"}
+        assert once(home, silent, passing) is None
+
+
+def test_a_line_that_is_wrong_keeps_no_other_model_from_the_device(fleet: Fleet) -> None:
+    with Home(fleet.device()) as home:
+        fleet.release("1.0.0")
+        place = fleet.repo / place_of(group=GROUP)
+        place.write_bytes(b"\xff\n{\n\n" + place.read_bytes() + b"[]\n")
+        lines: list[str] = []
+        action = once(home, lines.append, passing)
+        assert action is not None
+        assert action.state == "TRIAL"
+        (line,) = [line for line in lines if line.startswith("assignments/")]
+        assert "and 3 more are refused" in line
+
+
+def test_a_file_of_too_many_lines_is_not_read(fleet: Fleet) -> None:
+    with Home(fleet.device()) as home:
+        fleet.release("1.0.0")
+        place = fleet.repo / place_of(group=GROUP)
+        place.write_bytes(place.read_bytes() * (MOST_MODELS + 1))
+        lines: list[str] = []
+        assert once(home, lines.append, passing) is None
+        assert any("lines and" in line for line in lines)
+
+
+def test_another_models_word_ends_no_action_that_waits(fleet: Fleet, tmp_path: Path) -> None:
+    ceremony.add_model(fleet.repository(), "other")
+    hook = tmp_path / "hook"
+    with Home(fleet.device(idle=Idle(hook=str(hook)))) as home:
+        fleet.release("1.0.0")
+        first = once(home, silent, passing)
+        assert first is not None
+        assert first.state == "STAGED"
+        fleet.release("5.0.0", other_model(fleet, "5.0.0"))
+        assert once(home, silent, passing) is not None
+        assert home.journal.unfinished() is not None
+        assert home.journal.unfinished().id == first.id  # type: ignore[union-attr]
+        hook.write_text("#!/bin/sh\n")
+        hook.chmod(0o755)
+        action = once(home, silent, passing)
+        assert action is not None
+        assert (action.id, action.state) == (first.id, "TRIAL")
+        confirm_now(home, MODEL)
+        action = once(home, silent, passing)
+        assert action is not None
+        assert action.model == "other"
 
 
 WORDS = [
