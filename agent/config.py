@@ -51,7 +51,7 @@ class Preflight:
     """What a release may cost before it runs."""
 
     seconds: float = 900.0
-    """Of all variants that are tried, together."""
+    """Of all variants that are tried, together: each but the last has half of what is left."""
     memory_mib: int | None = None
     """Of one variant's process tree."""
     measure_s: float = 4.0

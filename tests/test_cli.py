@@ -251,3 +251,13 @@ def test_python_3_10_is_answered_with_what_is_needed() -> None:
     old = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert old.returncode == 2
     assert "3.11 or newer, this is 3.10" in old.stderr
+
+
+def test_where_only_the_agent_is_installed_sdk_says_what_to_install() -> None:
+    code = "import sys; sys.modules['typer'] = None; from sdk.cli import main; main()"
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 2
+    assert "needs the package typer" in found.stderr
+    assert "Traceback" not in found.stderr

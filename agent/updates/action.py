@@ -287,7 +287,9 @@ def _proofs(
         means.tell(f"{action.model}: proving {variant.id}")
         asked = question(home, manifest, variant, gates, running, folder / "try", quiet=quiet)
         log = folder / "preflight.log"
-        proofs[variant.id] = means.prove(home, asked, log=log, time_limit_s=max(1.0, left))
+        # One that hangs leaves as much time again to those after it.
+        limit_s = left if variant is found.tried[-1] else left / 2
+        proofs[variant.id] = means.prove(home, asked, log=log, time_limit_s=max(1.0, limit_s))
         remove_tree(folder / "try")
         for note in proofs[variant.id].notes:
             means.tell(f"{action.model}: {variant.id}: {note}")

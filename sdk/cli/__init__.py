@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 
 MINIMUM_PYTHON = (3, 11)
+_OURS = ("sdk", "targets", "agent", "profiles", "hil")
 
 
 def main() -> None:
@@ -17,6 +18,15 @@ def main() -> None:
         have = ".".join(map(str, sys.version_info[:2]))
         sys.stderr.write(f"error: sdk needs Python 3.11 or newer, this is {have}.\n")
         sys.exit(2)
-    from sdk.cli.app import run
-
+    try:
+        from sdk.cli.app import run
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in _OURS:
+            raise
+        sys.stderr.write(
+            f"error: sdk needs the package {error.name}, which is not installed here.\n"
+            "       This is what a device has: sdk-agent, and a runtime at most.\n"
+            "       To build, name what for: pip install 'slipway-sdk[intel]'. sdk-agent works.\n"
+        )
+        sys.exit(2)
     sys.exit(run(sys.argv[1:]))

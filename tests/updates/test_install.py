@@ -156,6 +156,22 @@ def test_when_the_time_is_up_what_has_passed_is_taken(fleet: Fleet, offline: Con
         assert any("no time is left to try net/intel-any/b" in line for line in lines)
 
 
+def test_a_variant_that_hangs_leaves_time_for_the_next(fleet: Fleet, offline: Config) -> None:
+    variants = {name: name.encode() * 9 for name in ("a", "b", "c")}
+    package = fleet.package(
+        fleet.publish("1.0.0", fleet.build("hanging", variants, selection="measure"))
+    )
+    limits: list[float] = []
+
+    def hangs(home: Home, asked: Asked, *, log: Path, time_limit_s: float) -> Proof:
+        limits.append(round(time_limit_s))
+        return passing(home, asked, log=log, time_limit_s=time_limit_s)
+
+    with Home(dataclasses.replace(offline, preflight=Preflight(seconds=800.0))) as home:
+        install(home, package, silent, hangs)
+    assert limits == [400, 400, 800], "of what is left, and none of these took any"
+
+
 def test_baselines_are_fetched_for_gates_of_the_assignment(fleet: Fleet, offline: Config) -> None:
     variants = {f"v{rank}": f"weights {rank}".encode() for rank in range(4)}
     published = fleet.publish("1.0.0", fleet.build("ladder", variants))
