@@ -36,7 +36,7 @@ def doubt_of(journal: Journal, slot: Slot) -> Doubt | None:
     if told is None:
         return None
     doubt = decode(Doubt, told, "doubt")
-    last = journal.last(slot.manifest.model)
+    last = journal.last_over(slot.manifest.model)
     installed_since = last is not None and last.id != doubt.after and last.state == "CONFIRMED"
     return None if doubt.slot != _about(slot) or installed_since else doubt
 
@@ -48,7 +48,7 @@ def note_doubt(
     known = doubt_of(journal, slot)
     if known is not None and (known.kind, known.software) == (kind, software):
         return known
-    last = journal.last(slot.manifest.model)
+    last = journal.last_over(slot.manifest.model)
     doubt = Doubt(
         kind=kind,
         why=why,
@@ -69,7 +69,7 @@ def clear_doubt(journal: Journal, slot: Slot, kind: Kind) -> None:
 
 def was_tried(journal: Journal, slot: Slot, doubt: Doubt, kind: str | None = None) -> bool:
     """Whether an action, or one of that kind, has tried to help since the doubt was noted."""
-    last = journal.last(slot.manifest.model)
+    last = journal.last_over(slot.manifest.model)
     if last is None or last.id == doubt.after or last.state not in FINAL:
         return False
     return kind in (None, last.kind)

@@ -16,14 +16,14 @@ from agent.updates.assignment import (
     opened,
 )
 from agent.updates.home import Home
-from agent.updates.journal import Action, Kind, Order
+from agent.updates.journal import Action, Kind, Order, waits
 from agent.updates.obtain import Tell
 from agent.updates.outcome import confirm, fail, roll_back
 from agent.updates.package import ASSIGNMENT, PackageSource
 from agent.updates.proving import Prove, prove_apart
 from agent.updates.slots import MANIFEST, Slot
 from agent.updates.source import read_short
-from agent.updates.states import CANCELLABLE, FINAL
+from agent.updates.states import FINAL
 
 
 def install(home: Home, path: Path, tell: Tell, prove: Prove = prove_apart) -> Action:
@@ -53,7 +53,7 @@ def install(home: Home, path: Path, tell: Tell, prove: Prove = prove_apart) -> A
             now=home.now(),
             last_seq=last_seen(home.journal.number, "offline", keys, found.model),
         )
-        if running is not None and running.state in CANCELLABLE:
+        if running is not None and waits(running):
             fail(home, running, f"{found.action_id} was installed instead")
         _check_idle(home)
         return advance(home, begin(home, found, "offline"), means)
@@ -68,7 +68,8 @@ def go_back(home: Home, model: str, reason: str, tell: Tell, prove: Prove = prov
     running = home.journal.unfinished()
     if running is not None and running.model == model and running.state == "TRIAL":
         return roll_back(home, running, reason)
-    _check_idle(home)
+    if running is None or not waits(running):
+        _check_idle(home)
     slots = home.slots(model)
     old = slots.read(slots.spare())
     if old is None or slots.current() is None:

@@ -22,7 +22,7 @@ from agent.files import storage_errors
 from agent.manifest import Gate
 from agent.names import check_path
 from agent.updates.journal_file import looked_at, opened, unusable
-from agent.updates.states import FINAL, TRANSITIONS, Clock, State, may_follow
+from agent.updates.states import CANCELLABLE, FINAL, TRANSITIONS, Clock, State, may_follow
 
 BLOCK = 1000
 """Numbers of requests are reserved so many at a time: after a crash some are skipped, none is used
@@ -38,8 +38,11 @@ _COLUMNS = (
     "id, model, kind, state, order_json, slot, old_slot, variant, reason, deadline_boot, "
     "deadline_s, boots, writes"
 )
+_MARKS = ", ".join("?" for _ in FINAL)
 Kind = Literal["online", "offline", "rollback", "step"]
 """What asked for it: an assignment of either sort, a person or a revocation, the ladder."""
+AHEAD: frozenset[Kind] = frozenset({"rollback", "step"})
+"""What saves the device goes ahead of an assignment that waits, which goes on behind it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,6 +91,11 @@ class Action:
         return parts[2] if len(parts) == 4 else None
 
 
+def waits(action: Action) -> bool:
+    """Whether another may go ahead of it: nothing that runs has been touched for it yet."""
+    return action.kind not in AHEAD and action.state in CANCELLABLE
+
+
 class Journal:
     """The journal of one state folder. One process at a time: the agent holds the folder's lock."""
 
@@ -117,9 +125,12 @@ class Journal:
         """Note a new action, and with it, all or nothing, counters that it raises.
 
         Raises:
-            VerificationError: there is an action of that name already, or one that is not over.
+            VerificationError: there is an action of that name already, or one that is not over
+                and that it may not go ahead of.
         """
         running = self.unfinished()
+        if running is not None and action.kind in AHEAD and waits(running):
+            running = None
         if running is not None or self.action(action.id) is not None:
             found = running or action
             raise VerificationError(
@@ -178,6 +189,12 @@ class Journal:
                     changed.boots, changed.writes, action.id, action.writes,
                 ),
             )  # fmt: skip
+            # What waited while another went ahead is the later one of the two from now on.
+            connection.execute(
+                "update action set rowid = (select max(rowid) + 1 from action) "
+                "where id = ? and rowid < (select max(rowid) from action)",
+                (action.id,),
+            )
             if found.rowcount != 1:
                 raise VerificationError(
                     f"The action {action.id} is noted further than {action.state}.",
@@ -192,25 +209,30 @@ class Journal:
         return self._action("where id = ?", name)
 
     def unfinished(self) -> Action | None:
-        """The one that is not over; there is at most one."""
-        marks = ", ".join("?" for _ in FINAL)
-        return self._action(f"where state not in ({marks})", *sorted(FINAL))
+        """The one to go on with: it is not over, and went ahead of the other if there are two."""
+        return next(reversed(self.under_way()), None)
+
+    def under_way(self) -> list[Action]:
+        """Those that are not over: at most one, and before it an assignment that waits for it."""
+        return self._actions(f"where state not in ({_MARKS}) order by rowid", *sorted(FINAL))
 
     def unreported(self) -> list[Action]:
         """Those that are over, and of whose end no report is kept: the oldest first."""
-        marks = ", ".join("?" for _ in FINAL)
-        rows = self._rows(
-            f"select id from action where state in ({marks}) and not exists "  # noqa: S608
+        return self._actions(
+            f"where state in ({_MARKS}) and not exists "  # noqa: S608
             "(select 1 from report where report.action = action.id "
             "and report.state = action.state) order by rowid",
             *sorted(FINAL),
         )
-        found = [self.action(name) for (name,) in rows]
-        return [action for action in found if action is not None]
 
     def last(self, model: str) -> Action | None:
         """The last action of a model."""
         return self._action("where model = ? order by rowid desc limit 1", model)
+
+    def last_over(self, model: str) -> Action | None:
+        """The last action of a model that is over."""
+        where = f"where model = ? and state in ({_MARKS}) order by rowid desc limit 1"
+        return self._action(where, model, *sorted(FINAL))
 
     def last_with(self, model: str, manifest_sha256: str, variant: str) -> Action | None:
         """The last action of a model that was about this variant of a release.
@@ -298,8 +320,11 @@ class Journal:
         return json.loads(rows[0][0]) if rows else None
 
     def _action(self, where: str, *values: Any) -> Action | None:
+        return next(iter(self._actions(where, *values)), None)
+
+    def _actions(self, where: str, *values: Any) -> list[Action]:
         rows = self._rows(f"select {_COLUMNS} from action {where}", *values)  # noqa: S608
-        return _read(rows[0]) if rows else None
+        return [_read(row) for row in rows]
 
     def _rows(self, command: str, *values: Any) -> list[Any]:
         """What a query finds.

@@ -169,7 +169,7 @@ class Keeper:
         return from_slot(home, slot, "step", found.reason, variant=rungs[found.rung])
 
     def _waits_after_failure(self, home: Home, model: str) -> bool:
-        last = home.journal.last(model)
+        last = home.journal.last_over(model)
         if last is None or last.kind != "step" or last.state == "CONFIRMED":
             return False
         seen = self._failed_step_seen.setdefault(last.id, self._now())

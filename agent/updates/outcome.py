@@ -6,6 +6,7 @@ Every one of these can be cut off and repeated: `tidy` is done again after each 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from agent import disk
@@ -17,7 +18,7 @@ from agent.manifest import Manifest, VariantEntry, parse
 from agent.shim import starts_of
 from agent.updates import report
 from agent.updates.home import Home
-from agent.updates.journal import Action
+from agent.updates.journal import Action, waits
 from agent.updates.ladder import offer
 from agent.updates.obtain import needed
 from agent.updates.prepared import sweep_prepared
@@ -132,16 +133,16 @@ def roll_back(home: Home, action: Action, reason: str) -> Action:
 
 def tidy(home: Home) -> None:
     """Finish what follows from the last state of every action; done again, it changes nothing."""
-    running = home.journal.unfinished()
+    under_way = home.journal.under_way()
     for action in home.journal.unreported():
         report.keep(home, action, _proof(home, action))
     for model in home.models():
-        if running is None or running.model != model:
+        if model not in {action.model for action in under_way if not waits(action)}:
             end_count(home.slots(model).folder)
     for folder in (home.folder / "staging").iterdir():
-        if running is None or folder.name != running.id:
+        if folder.name not in {action.id for action in under_way}:
             remove_tree(folder)
-    _sweep(home, running)
+    _sweep(home, under_way)
 
 
 def slot_name(name: str | None) -> SlotName:
@@ -180,11 +181,11 @@ def _shed(home: Home) -> None:
     """Make room: what was fetched goes before anything that works."""
     for folder in (home.folder / "staging").iterdir():
         remove_tree(folder)
-    _sweep(home, None)
+    _sweep(home, ())
 
 
-def _sweep(home: Home, running: Action | None) -> None:
-    """Remove blobs that neither a slot nor its ladder nor the action needs."""
+def _sweep(home: Home, under_way: Iterable[Action]) -> None:
+    """Remove blobs that neither a slot nor its ladder nor an action needs."""
     wanted: set[str] = set()
     prepared: set[str] = set()
     for model in home.models():
@@ -195,8 +196,8 @@ def _sweep(home: Home, running: Action | None) -> None:
                 kept = [slot.entry, *_rungs(home, slot.manifest)]
                 wanted |= set(needed(slot.manifest, kept))
                 prepared |= {prepared_name(variant_record(slot.manifest, one)) for one in kept}
-    if running is not None:
-        manifest = _under_way(home, running)
+    for action in under_way:
+        manifest = _manifest_of(home, action)
         if manifest is None:
             return  # it is not known yet what it needs
         wanted |= set(needed(manifest, manifest.variants))
@@ -210,7 +211,7 @@ def _rungs(home: Home, manifest: Manifest) -> tuple[VariantEntry, ...]:
     return offer(manifest, home.fingerprint(), formats()).tried
 
 
-def _under_way(home: Home, action: Action) -> Manifest | None:
+def _manifest_of(home: Home, action: Action) -> Manifest | None:
     try:
         return parse((home.staging(action.id) / MANIFEST).read_bytes())
     except (OSError, VerificationError):

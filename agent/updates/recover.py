@@ -41,9 +41,9 @@ def recover(home: Home, tell: Tell) -> Action | None:
     if action is not None:
         decision = reconcile(found(home, action))
         tell(f"{action.model}: {action.state} was interrupted ({decision.reason})")
-        action = _done(home, action, decision)
+        _go_on(home, action, decision)
     tidy(home)
-    return action
+    return home.journal.unfinished()
 
 
 def found(home: Home, action: Action) -> Found:
@@ -64,22 +64,19 @@ def found(home: Home, action: Action) -> Found:
     )
 
 
-def _done(home: Home, action: Action, decision: Decision) -> Action | None:
+def _go_on(home: Home, action: Action, decision: Decision) -> None:
     if decision.step in ("roll back", "finish rollback"):
         roll_back(home, action, decision.reason)
-        return None
-    if decision.step == "give up":
+    elif decision.step == "give up":
         fail(home, action, decision.reason)
-        return None
-    if decision.step == "enter trial":
-        return enter_trial(home, action, decision.reason)
-    if action.state != "TRIAL":
-        return action
-    if action.deadline is not None and action.deadline.boot_id != home.clock().boot_id:
-        return enter_trial(home, action, "the device was started anew")
-    assert action.slot is not None
-    keep_count(home.slots(action.model).folder, action.slot, action.old_slot)
-    return action
+    elif decision.step == "enter trial":
+        enter_trial(home, action, decision.reason)
+    elif action.state == "TRIAL":
+        if action.deadline is not None and action.deadline.boot_id != home.clock().boot_id:
+            enter_trial(home, action, "the device was started anew")
+            return
+        assert action.slot is not None
+        keep_count(home.slots(action.model).folder, action.slot, action.old_slot)
 
 
 def _settle(home: Home) -> None:

@@ -18,7 +18,7 @@ from agent.local import Listener
 from agent.updates.action import Means, Supply, advance, begin
 from agent.updates.home import Home
 from agent.updates.install import confirm_now, go_back, install, take_back
-from agent.updates.journal import Action
+from agent.updates.journal import Action, waits
 from agent.updates.keeping import Keeper
 from agent.updates.obtain import Tell
 from agent.updates.offers import offers
@@ -26,7 +26,6 @@ from agent.updates.outcome import fail, watch
 from agent.updates.proving import Prove, prove_apart
 from agent.updates.recover import recover
 from agent.updates.source import BusyError, source_of
-from agent.updates.states import CANCELLABLE
 
 MOST_BACKOFF_S = 3600.0
 _LISTENS_S = 1.0  # how often a trial's time and starts are looked at while nobody speaks
@@ -166,7 +165,7 @@ class News:
 def _turn(home: Home, keeper: Keeper, supply: Supply | None, tell: Tell) -> Action | None:
     means = Means(tell=tell, supply=supply, prove=keeper.prove)
     action = home.journal.unfinished()
-    if supply is not None and (action is None or action.state in CANCELLABLE):
+    if supply is not None and (action is None or waits(action)):
         for found in offers(home, supply.source, supply.view, tell):
             if action is not None and action.model != found.model:
                 continue  # one action at a time: another model's waits, and replaces none
@@ -175,12 +174,21 @@ def _turn(home: Home, keeper: Keeper, supply: Supply | None, tell: Tell) -> Acti
             action = begin(home, found, "offline")
             tell(f"{action.model}: {action.id} is assigned")
             break
-    if action is None:
-        action = keeper.look(home, supply.view if supply else None, tell)
-    if action is None:
-        return None
-    action = advance(home, action, means)
-    return watch(home, action, ()) if action.state == "TRIAL" else action
+    trouble = None
+    if action is not None:
+        try:
+            action = advance(home, action, means)
+        except NetworkError as error:
+            trouble, action = error, home.journal.unfinished()
+    if action is None or waits(action):
+        # What runs is looked after meanwhile, and that goes ahead.
+        ahead = keeper.look(home, supply.view if supply else None, tell)
+        action = action if ahead is None else advance(home, ahead, means)
+    if action is not None and action.state == "TRIAL":
+        action = watch(home, action, ())
+    if trouble is not None:
+        raise trouble
+    return action
 
 
 def _supply(home: Home, tell: Tell) -> tuple[Supply | None, NetworkError | None]:

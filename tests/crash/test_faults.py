@@ -124,10 +124,10 @@ def _mended(world: World, scenario: Scenario, state: Path) -> None:
     assert error is None, error
     assert noted[-1].state in (scenario.ends, "FAILED", "REJECTED", "ROLLED_BACK")
     if scenario.release != "bad":
-        with world.home(state, "1.2.0") as home:
+        with world.home(state, "1.3.0") as home:
             update(world, home)
         world.check_settled(state)
-        assert world._release(world.runs(Real(state))) == "1.2.0"
+        assert world._release(world.runs(Real(state))) == "1.3.0"
 
 
 @pytest.mark.parametrize("name", ["update", "trial taken back"])

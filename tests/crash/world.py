@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from agent.config import Config
+from agent.config import Config, Idle
 from agent.identity import fingerprint
 from agent.manifest import Manifest, parse
 from agent.updates.home import Home
@@ -29,7 +29,7 @@ from agent.updates.install import confirm_now, go_back, install, take_back
 from agent.updates.journal import Action
 from agent.updates.recover import recover
 from agent.updates.run import once
-from agent.updates.states import FINAL, State
+from agent.updates.states import CANCELLABLE, FINAL, State
 from sdk.release.publish import Published
 from tests.updates.fleet import GROUP, MODEL, Fleet, passing, write_build
 
@@ -81,7 +81,7 @@ class Noted:
 
 
 class World:
-    """Three good releases and a bad one; devices on which some of them are installed."""
+    """Four good releases and a bad one; devices on which some of them are installed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -92,7 +92,7 @@ class World:
         """To whoever looks after the devices."""
         self.repositories: dict[str, Path] = {}
         self.packages: dict[str, Path] = {}
-        for release in ("1.0.0", "1.1.0", "1.2.0", "bad"):
+        for release in ("1.0.0", "1.1.0", "1.2.0", "1.3.0", "bad"):
             body = b"WRONG" if release == "bad" else release.encode() * 40
             more = {"labels.txt": b"the same in all" * 9, "deep/er.bin": release.encode() * 9}
             build = write_build(folder / release, {"best": body}, files={"best": more})
@@ -195,7 +195,7 @@ class World:
         if noted and noted[-1].state == "CONFIRMED" and tree.read(f"{SLOTS_OF}/trial") is not None:
             raise BrokenError("starts of what was confirmed are counted: the shim may take it back")
         unfinished = [action for action in noted if action.state not in FINAL]
-        if len(unfinished) > 1:
+        if any(action.state not in CANCELLABLE for action in unfinished[:-1]):
             raise BrokenError(f"{len(unfinished)} actions are under way")
         for action in unfinished:
             if action.state in ("ACTIVATING", "TRIAL", "ROLLING_BACK") and action.old_slot:
@@ -319,6 +319,23 @@ def gone_back(world: World, home: Home) -> None:
         confirm_now(home, MODEL)
 
 
+def gone_back_ahead(world: World, home: Home) -> None:
+    """Go back while an update waits for the device to come to rest; then let that go on."""
+    work, rest = (
+        dataclasses.replace(home.config, idle=Idle(hook=f"/bin/{name}"))
+        for name in ("false", "true")
+    )
+    for home.config in (work, rest):
+        action = once(home, world.told.append, passing)
+        if action is not None and action.state == "TRIAL":
+            confirm_now(home, MODEL)
+        ended = [noted.id for noted in noted_in(home.folder / "agent.db") if noted.state in FINAL]
+        if not any(name.startswith("rollback") for name in ended):
+            action = go_back(home, MODEL, "an operator's decision", world.told.append, passing)
+            if action.state == "TRIAL":
+                confirm_now(home, MODEL)
+
+
 def _release_of(world: World, action: Action) -> str | None:
     return world.manifests[action.order.manifest_sha256].release
 
@@ -342,6 +359,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "refused by the preflight": Scenario("one", "bad", update, "FAILED", "1.0.0"),
     "package": Scenario("one", None, packaged, "CONFIRMED", "1.1.0"),
     "back to the release before": Scenario("two", None, gone_back, "CONFIRMED", "1.0.0"),
+    "back while an update waits": Scenario("two", "1.2.0", gone_back_ahead, "CONFIRMED", "1.2.0"),
 }
 
 

@@ -20,6 +20,7 @@ from agent.updates.journal import Action
 from agent.updates.keeping import HOT_S, STEP_AGAIN_S, Keeper
 from agent.updates.ladder import CALM_S
 from agent.updates.proof import Asked, Proof
+from agent.updates.recover import recover
 from agent.updates.run import look, once
 from agent.updates.status import status
 from agent.variant import prepared_name
@@ -449,6 +450,132 @@ def test_an_operator_goes_back_and_nothing_waits_for_the_hook(device: Test, tmp_
     action = go_back(device.home, MODEL, "worse", silent, device.prove)
     assert action.state == "TRIAL"
     assert device.runs == "1.0.0 best"
+
+
+class Waiting:
+    """An update that waits for the operator's hook on a device that something happens to."""
+
+    def __init__(self, device: Test, folder: Path) -> None:
+        self.device, self.hook = device, folder / "hook"
+        self.says(1)
+        device.restarted(idle=Idle(hook=str(self.hook)))
+        device.fleet.release("3.0.0")
+        waiting = device.look()
+        assert waiting is not None
+        assert waiting.state == "STAGED"
+        self.id = waiting.id
+
+    def says(self, code: int) -> None:
+        self.hook.write_text(f"#!/bin/sh\nexit {code}\n")
+        self.hook.chmod(0o755)
+
+    def goes_on(self) -> None:
+        """As soon as the device is at rest it is installed, and is the last that was."""
+        device = self.device
+        still = device.look()
+        assert still is not None
+        assert (still.id, still.state) == (self.id, "STAGED")
+        self.says(0)
+        action = device.look()
+        assert action is not None
+        assert action.id == self.id
+        device.confirmed(action)
+        assert device.runs == "3.0.0 best"
+        last = device.home.journal.last(MODEL)
+        assert last is not None
+        assert last.id == self.id
+        device.settled()
+
+
+def test_a_step_goes_ahead_of_an_update_that_waits(device: Test, tmp_path: Path) -> None:
+    device.installed("1.0.0", LADDER)
+    waiting = Waiting(device, tmp_path)
+    machine(device.root, free_mib=50)
+    down = device.look()
+    assert device.runs == "1.0.0 small"
+    device.confirmed(down)
+    machine(device.root, free_mib=1000)
+    waiting.goes_on()
+
+
+@pytest.mark.long
+def test_a_step_that_fails_ahead_of_an_update_is_not_tried_at_every_poll(
+    device: Test, tmp_path: Path
+) -> None:
+    device.installed("1.0.0", LADDER)
+    waiting = Waiting(device, tmp_path)
+    machine(device.root, free_mib=50)
+    device.refuses = {"small": "too slow", "tiny": "too slow"}
+    failed = device.look()
+    assert failed is not None
+    assert failed.state == "FAILED"
+    for code in (2, 3):
+        waiting.says(code)
+        still = device.look()
+        assert still is not None
+        assert still.id == waiting.id
+    machine(device.root, free_mib=1000)
+    waiting.goes_on()
+
+
+def test_a_revoked_release_is_left_while_an_update_waits(device: Test, tmp_path: Path) -> None:
+    device.installed("1.0.0")
+    device.installed("2.0.0")
+    waiting = Waiting(device, tmp_path)
+    revoke(device.fleet, "2.0.0")
+    back = device.look()
+    assert device.runs == "1.0.0 best"
+    device.confirmed(back)
+    waiting.goes_on()
+
+
+@pytest.mark.long
+def test_a_step_goes_ahead_of_an_update_that_cannot_be_fetched(device: Test) -> None:
+    device.installed("1.0.0", LADDER)
+    device.fleet.release("2.0.0")
+    blobs = device.fleet.repo / "blobs"
+    away = blobs.rename(device.fleet.folder / "away")
+    with pytest.raises(NetworkError):
+        device.look()
+    machine(device.root, free_mib=50)
+    with pytest.raises(NetworkError):
+        device.look()
+    device.confirmed(device.home.journal.unfinished())
+    assert device.runs == "1.0.0 small"
+    away.rename(blobs)
+    machine(device.root, free_mib=1000)
+    action = device.look()
+    assert device.confirmed(action).release == "2.0.0"
+    assert device.runs == "2.0.0 best"
+
+
+@pytest.mark.long
+def test_an_operator_goes_back_ahead_of_an_update_that_waits(device: Test, tmp_path: Path) -> None:
+    device.installed("1.0.0")
+    device.installed("2.0.0")
+    waiting = Waiting(device, tmp_path)
+    action = go_back(device.home, MODEL, "worse", silent, device.prove)
+    assert action.state == "TRIAL"
+    device.confirmed(action)
+    assert device.runs == "1.0.0 best"
+    waiting.goes_on()
+
+
+@pytest.mark.long
+def test_a_restart_in_a_trial_ahead_of_an_update_loses_neither(
+    device: Test, tmp_path: Path
+) -> None:
+    device.installed("1.0.0", LADDER)
+    waiting = Waiting(device, tmp_path)
+    machine(device.root, free_mib=50)
+    device.look()
+    device.restarted()
+    trial = recover(device.home, silent)
+    assert trial is not None
+    assert (trial.kind, trial.state) == ("step", "TRIAL")
+    device.confirmed(trial)
+    machine(device.root, free_mib=1000)
+    waiting.goes_on()
 
 
 @pytest.mark.long
