@@ -46,6 +46,8 @@ def install(home: Home, path: Path, tell: Tell, prove: Prove = prove_apart) -> A
         running = home.journal.unfinished()
         if running is not None and running.id == found.action_id:
             return advance(home, running, means)
+        if found.action_id in {action.id for action in home.journal.under_way()}:
+            _check_idle(home)  # it waits for what went ahead of it
         check_for_device(
             found,
             device_id=home.device.device_id,
@@ -53,7 +55,7 @@ def install(home: Home, path: Path, tell: Tell, prove: Prove = prove_apart) -> A
             now=home.now(),
             last_seq=last_seen(home.journal.number, "offline", keys, found.model),
         )
-        if running is not None and waits(running):
+        if running is not None and waits(running) and running.model == found.model:
             fail(home, running, f"{found.action_id} was installed instead")
         _check_idle(home)
         return advance(home, begin(home, found, "offline"), means)

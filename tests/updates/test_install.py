@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent.config import Config, Preflight
+from agent.config import Config, Idle, Preflight
 from agent.errors import UsageError, VerificationError
 from agent.manifest import Gate
 from agent.updates.assignment import Assignment
@@ -19,6 +19,7 @@ from agent.updates.home import Home
 from agent.updates.install import confirm_now, go_back, install, take_back
 from agent.updates.proof import Asked, Proof
 from agent.updates.run import once
+from sdk.release import ceremony
 from sdk.release.assign import assignment_for
 from sdk.release.package import export
 from tests.updates.devices import fresh_fleet
@@ -154,6 +155,27 @@ def test_when_the_time_is_up_what_has_passed_is_taken(fleet: Fleet, offline: Con
         action = install(home, package, lines.append, slow)
         assert action.variant == "net/intel-any/a"
         assert any("no time is left to try net/intel-any/b" in line for line in lines)
+
+
+def test_a_package_takes_the_place_of_its_own_models_update_alone(
+    fleet: Fleet, offline: Config, tmp_path: Path
+) -> None:
+    ceremony.add_model(fleet.repository(), "other")
+    published = [fleet.publish(name) for name in ("1.0.0", "2.0.0")]
+    published.append(fleet.publish("1.0.0", fleet.build("other", model="other")))
+    first, second, other = map(fleet.package, published)
+    waiting = dataclasses.replace(offline, idle=Idle(hook=str(tmp_path / "none")))
+    with Home(waiting) as home:
+        action = install(home, first, silent, passing)
+        assert action.state == "STAGED"
+        with pytest.raises(UsageError, match="net is in STAGED"):
+            install(home, other, silent, passing)
+        assert home.journal.unfinished() == home.journal.action(action.id)
+        newer = install(home, second, silent, passing)
+        assert newer.release == "2.0.0"
+        replaced = home.journal.action(action.id)
+        assert replaced is not None
+        assert "was installed instead" in replaced.reason
 
 
 def test_a_variant_that_hangs_leaves_time_for_the_next(fleet: Fleet, offline: Config) -> None:
