@@ -6,6 +6,7 @@ import dataclasses
 import math
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -180,6 +181,28 @@ def test_a_rival_over_the_limit_stands_in_brackets_and_one_without_a_file_has_a_
     text = summary([NET])
     assert "| ours / best rival per model, geometric mean | 0.500 |" in text
     assert "| ours / NNCF int8 for everything | 0.250 |" in text
+
+
+WALKS: dict[str, tuple[Any, bool]] = {
+    "nobody walked": (None, True),
+    "f32 is the best": ({"precision": "f32", "p50_ms": 1.0, "f32_ms": 1.0}, False),
+    "int8 is faster": (
+        {"precision": "int8", "p50_ms": 0.9, "high_ms": 0.95, "f32_ms": 1.0, "f32_low_ms": 0.97},
+        True,
+    ),
+    "faster by less than the noise": (
+        {"precision": "f16", "p50_ms": 0.99, "high_ms": 1.02, "f32_ms": 1.0, "f32_low_ms": 0.98},
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WALKS)
+def test_a_trap_counts_where_the_walk_found_what_is_really_faster(name: str) -> None:
+    from benchmarks.rivals.page import winnable
+
+    walked, counts = WALKS[name]
+    assert winnable(dataclasses.replace(NET, exhaustive=walked)) is counts
 
 
 def test_the_exhaustive_walk_tries_every_setting_and_every_number_of_groups() -> None:

@@ -103,14 +103,18 @@ def _exhausted(model: Model, folder: Path) -> Model:
         )
     (result,) = summary.results
     chosen = next((c for c in result.candidates if c.role == "chosen"), None)
-    plain = [c.latency_ms.p50 for c in result.candidates if c.precision == "f32" and c.latency_ms]
+    own = chosen.latency_ms if chosen else None
+    plain = [c.latency_ms for c in result.candidates if c.precision == "f32" and c.latency_ms]
+    f32 = min(plain, key=lambda found: found.p50, default=None)
     return dataclasses.replace(
         model,
         exhaustive={
             "chosen": (result.selected or "").rsplit("/", 1)[-1],
             "precision": chosen.precision if chosen else "",
-            "p50_ms": chosen.latency_ms.p50 if chosen and chosen.latency_ms else 0.0,
-            "f32_ms": min(plain, default=0.0),
+            "p50_ms": own.p50 if own else 0.0,
+            "high_ms": own.high if own else 0.0,
+            "f32_ms": f32.p50 if f32 else 0.0,
+            "f32_low_ms": f32.low if f32 else 0.0,
             "seconds": round(time.monotonic() - began, 1),
             "candidates": len(result.candidates),
         },
