@@ -302,6 +302,14 @@ def test_fifty_thousand_power_cuts(
 
 
 @pytest.mark.long
+def test_power_cuts_where_a_way_back_goes_ahead_of_an_update(world: World, memory: Path) -> None:
+    judge = Judge(world, memory)
+    for recording in recordings(world, memory, ["back while an update waits"], every=6):
+        enumerate_all(judge, recording, most=10**9, ends=50)
+    assert judge.states >= 20_000
+
+
+@pytest.mark.long
 def test_without_any_one_sync_something_is_lost(
     world: World, memory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
