@@ -4,7 +4,7 @@ From the outside in:
 
     run, install, status    what `sdk-agent` asks for
     recover                 after any start: what was interrupted
-    action, obtain, proving one action on its way through `states`; preflight: its process
+    action, obtain, proving one action on its way through `states`; apart, preflight: its process
     keeping, doubt, strain  between actions: whether what runs is still to be trusted
     outcome                 its end: confirmed, rolled back, refused
     offers                  what the repository assigns to this device

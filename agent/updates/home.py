@@ -25,6 +25,7 @@ from agent.identity import fingerprint
 from agent.manifest import Fingerprint, Manifest, VariantEntry
 from agent.names import check_part
 from agent.updates.blobs import Blobs
+from agent.updates.freshness import BUILT
 from agent.updates.journal import Journal
 from agent.updates.slots import Slot, SlotName, Slots, variant_record
 from agent.updates.states import Clock
@@ -141,12 +142,12 @@ class Home:
         return fingerprint(self.config.root_folder)
 
     def now(self) -> dt.datetime:
-        """UTC, and never before the last time that a key which is trusted now has signed.
+        """UTC, and never before this was built or a key which is trusted now has last signed.
 
         So a key that was stolen, and sets the time years ahead, does so only until root names
         another one.
         """
-        wall = dt.datetime.now(tz=dt.timezone.utc)
+        wall = max(dt.datetime.now(tz=dt.timezone.utc), BUILT)
         signed = self.journal.fact(_SIGNED)
         if not signed:
             return wall

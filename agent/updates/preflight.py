@@ -27,10 +27,17 @@ from agent.updates.proof import Asked, Found, Placed
 from agent.variant import RECORD_NAME, record_bytes
 
 
-def main(parent: str, questions: str, answers: str) -> None:
-    """Serve until the parent closes the pipe; the arguments are numbers, of processes and pipes."""
+def main(parent: str, questions: str, answers: str, network: str) -> None:
+    """Serve until the parent closes the pipe.
+
+    Args:
+        parent: its number.
+        questions: the number of the pipe that they come through.
+        answers: and of theirs.
+        network: why this process could not leave it; empty where it has none.
+    """
     die_with(int(parent))
-    variant = _Variant()
+    variant = _Variant(network)
     verbs = {
         "prepare": _answering(variant.prepare),
         "golden": _answering(variant.golden),
@@ -55,10 +62,13 @@ class _Variant:
     _session: CheckedSession
     _peak_bytes = 0
 
+    def __init__(self, network: str) -> None:
+        self._network = network
+
     def prepare(self, asked: Asked) -> Found:
         """Load it; where its format is compiled on the device, compile it first."""
         self._session = open_record(asked.variant.folder, asked.variant.record)
-        return Found()
+        return Found(facts={"network": self._network or "none"})
 
     def golden(self, asked: Asked) -> Found:
         """The original's answers, within the floors."""

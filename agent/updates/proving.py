@@ -137,7 +137,7 @@ def _child(home: Home, log: Path, most_bytes: int | None) -> Iterator[Child | Ch
     """A process to ask, or why there is none; it ends with the block."""
     try:
         child = Child(
-            own_command("agent.updates.preflight"),
+            own_command("agent.updates.apart"),
             log=log,
             folder=log.parent,
             memory_limit_bytes=most_bytes,

@@ -234,6 +234,7 @@ def test_a_good_variant_passes_and_runs(bench: Bench, runtime: str) -> None:
     assert float(facts["agreement"]["output"]) > 0.9999
     assert facts["drop"]["n"] == 40
     assert facts["memory_bytes"] > 10 << 20
+    assert facts["network"], "none, or why it could not be left"
     assert float(facts["measurement"]["latency_ms"]["p50"]) > 0
     with active(MODEL, bench.config.state) as session:
         for seed in range(25):

@@ -173,6 +173,19 @@ def test_expired_metadata_keeps_what_runs_and_says_how_old_it_is(
         assert found["metadata_expired"] is False
 
 
+def test_a_clock_that_is_behind_the_agent_itself_is_not_believed(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = utc(days=400)
+    monkeypatch.setattr("agent.updates.home.BUILT", later)
+    with Home(fleet.device()) as home:
+        assert home.now() == later
+        fleet.release("1.0.0")
+        lines: list[str] = []
+        assert once(home, lines.append, passing) is None
+        assert any("expired" in line for line in lines)
+
+
 @pytest.mark.long
 def test_an_action_that_was_done_is_not_done_again_and_ends_nothing(fleet: Fleet) -> None:
     with Home(fleet.device()) as home:
