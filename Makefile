@@ -40,7 +40,7 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/cog --check $(COGGED)
-	$(PYTEST) -m 'not toolchain and not device and not long and not browser'
+	$(PYTEST) -m 'not toolchain and not device and not slow and not long and not browser'
 
 test: $(STAMP)
 	$(PYTEST) -m 'not long'

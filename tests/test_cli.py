@@ -194,6 +194,7 @@ def test_a_dry_run_checks_what_the_build_would(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_a_search_lists_its_first_heat(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

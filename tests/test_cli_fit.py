@@ -57,6 +57,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> list[Judged]:
     return outcome
 
 
+@pytest.mark.slow
 def test_a_fit_that_is_better_is_kept_and_another_is_named(
     judged: list[Judged], capsys: Any, tmp_path: Path
 ) -> None:

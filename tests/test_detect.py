@@ -63,6 +63,7 @@ def test_this_machine_is_measured_once_and_matches_itself(tmp_path: Path) -> Non
     assert file.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 @on_x86
 def test_spoilt_rates_are_measured_again(tmp_path: Path) -> None:
     detect("intel", tmp_path)
@@ -255,6 +256,7 @@ def _profiles(draw: st.DrawFn) -> Profile:
     )
 
 
+@pytest.mark.slow
 @given(_profiles())
 def test_any_profile_is_written_and_read_back(profile: Profile) -> None:
     assert _again(profile) == profile

@@ -275,6 +275,7 @@ def test_fifty_thousand_distinct_values_stay_cheap():
     assert normal < bound < normal + 3 / len(values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "values", "shares"),
     [

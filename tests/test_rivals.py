@@ -251,6 +251,7 @@ def test_the_benchmarks_session_is_found_beside_the_agents() -> None:
         sessions.__path__[:] = before
 
 
+@pytest.mark.slow
 def test_what_is_given_and_what_is_held_out_are_different_digits() -> None:
     from benchmarks.rivals.data import digits
 

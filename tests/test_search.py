@@ -148,6 +148,7 @@ def test_options_that_help_are_combined_and_none_is_tried_twice() -> None:
     assert best.move.kind == "tuning"
 
 
+@pytest.mark.slow
 @given(st.integers(0, 1000), st.integers(0, 24))
 def test_the_same_seed_gives_the_same_plan(seed: int, needed: int) -> None:
     one, other = (play(losing(needed), seed) for _ in range(2))

@@ -153,6 +153,7 @@ def test_a_builder_that_fails_is_a_typed_error_and_leaves_nothing(
     assert list(home.parent.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_builder_that_hangs_is_ended_with_all_that_it_started(
     stand_in: StandIn, onnx: Path, tmp_path: Path
 ) -> None:

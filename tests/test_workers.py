@@ -150,6 +150,7 @@ def test_stopping_kills_what_runs(tmp_path: Path) -> None:
         workers.run("lower", {}, folder, Limits())
 
 
+@pytest.mark.slow
 def test_a_step_dies_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     """The parent gets SIGKILL, which it cannot pass on."""
     project = tmp_path / "project"
