@@ -1,0 +1,317 @@
+"""The rules of a rollout: who comes when, and from what devices said of it, what to do next.
+
+Pure: counts and seconds go in, a decision comes out. Whoever keeps the devices counts them and
+carries it out.
+
+A release goes out in stages. Shares are taken of the devices that tried it, as AWS IoT Jobs does:
+of the whole group, most of which may be switched off, a broken release would never be enough. A
+device that took the work and fell silent has failed. One that never came for it says nothing about
+the release, and is not waited for beyond the stage's time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from agent.errors import UsageError
+from agent.updates.states import State
+
+Standing = Literal[
+    "assigned", "trying", "confirmed", "failed", "rejected", "rolled_back", "timed_out", "absent"
+]
+"""Of one device in a rollout: it has not come for the work, is at it, came to that end, fell
+silent over it, or did not come for it in time."""
+RolloutState = Literal["running", "paused", "halted", "finished", "reverting", "cancelled"]
+Command = Literal["pause", "resume", "cancel", "revert"]
+Step = Literal["wait", "open", "halt", "finish"]
+
+BAD: frozenset[Standing] = frozenset({"failed", "rejected", "rolled_back", "timed_out"})
+_OVER: frozenset[Standing] = BAD | {"confirmed"}
+_ENDS: Mapping[State, Standing] = {
+    "CONFIRMED": "confirmed",
+    "FAILED": "failed",
+    "REJECTED": "rejected",
+    "ROLLED_BACK": "rolled_back",
+}
+_COMMANDS: Mapping[Command, Mapping[RolloutState, RolloutState]] = {
+    "pause": {"running": "paused", "paused": "paused"},
+    "resume": {"paused": "running", "halted": "running", "running": "running"},
+    "cancel": {
+        "running": "cancelled",
+        "paused": "cancelled",
+        "halted": "cancelled",
+        "cancelled": "cancelled",
+    },
+    "revert": {
+        "running": "reverting",
+        "paused": "reverting",
+        "halted": "reverting",
+        "finished": "reverting",
+        "cancelled": "reverting",
+        "reverting": "reverting",
+    },
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A wave of a rollout. One of `share` and `count` says how many devices it reaches in all."""
+
+    share: float | None = None
+    """Of the rollout's devices, those of earlier stages included; above 0, at most 1."""
+    count: int | None = None
+    min_devices: int = 1
+    """So many have to have tried it before the next stage may open."""
+    confirmed_share: float = 1.0
+    """Of those that tried it, before the next stage may open."""
+    soak_s: float = 0.0
+    """So long after the last of its devices came to an end."""
+    timeout_s: float = 86400.0
+    """A device that was not heard of for so long is not waited for."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Threshold:
+    """Stops a rollout at once, whichever stage it is in."""
+
+    outcomes: frozenset[Standing] = BAD
+    share: float
+    """Of those that tried it."""
+    at_least: int = 1
+    """As long as fewer have tried it, nothing is judged."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How a release goes out."""
+
+    stages: tuple[Stage, ...]
+    halt_if: tuple[Threshold, ...] = ()
+    """Any of them, of all devices together or of one kind of hardware."""
+    revert_on_halt: bool = False
+    """Take it back from those that have it; else they keep it, and no further device gets it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tally:
+    """How many devices stand where."""
+
+    counts: Mapping[Standing, int] = dataclasses.field(default_factory=dict)
+
+    def of(self, *standings: Standing) -> int:
+        """How many stand at one of these."""
+        return sum(self.counts.get(standing, 0) for standing in standings)
+
+    @property
+    def attempted(self) -> int:
+        """How many tried it, or are at it."""
+        return self.of("trying", "confirmed", *BAD)
+
+    @property
+    def open(self) -> int:
+        """How many are still waited for."""
+        return self.of("assigned", "trying")
+
+    def since(self, before: Tally) -> Tally:
+        """Without the ends that were counted before; never below 0: devices may be deleted."""
+        over = {name: before.of(name) if name in _OVER else 0 for name in self.counts}
+        left = {name: count - over[name] for name, count in self.counts.items()}
+        return Tally({name: count for name, count in left.items() if count > 0})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What is known of one device's action; seconds on any one clock."""
+
+    assigned_s: float
+    heard_s: float | None = None
+    """When the device last spoke of it; None if it never did."""
+    state: State | None = None
+    """What it said then."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a rollout has come."""
+
+    stage: int
+    """The one that is open, from 0."""
+    in_stage: Tally
+    """Of the devices that were reached up to this stage."""
+    quiet_s: float
+    """Since the last of them came to an end, or the stage was opened."""
+    by_hardware: Mapping[str, Tally] = dataclasses.field(default_factory=dict)
+    """Of the same devices."""
+    acknowledged: Mapping[str, Tally] = dataclasses.field(default_factory=dict)
+    """By hardware, what an operator knew of when resuming: it does not stop the rollout again."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What to do now, and why, for a person."""
+
+    step: Step
+    reason: str
+
+
+def check_plan(plan: Plan) -> None:
+    """Whether a plan can be carried out.
+
+    Raises:
+        UsageError: it cannot; the stage is named.
+    """
+    if not plan.stages:
+        raise _bad_plan("it has no stage", "Give one at least: a share of 1 reaches all devices")
+    before = 0.0
+    for number, stage in enumerate(plan.stages, 1):
+        if (stage.share is None) == (stage.count is None):
+            raise _bad_plan(f"stage {number} has a share and a count, or neither", "Give one")
+        if stage.share is not None:
+            if not before < stage.share <= 1.0:
+                why = (
+                    f"stage {number} reaches a share of {stage.share:g}, the one before {before:g}"
+                )
+                raise _bad_plan(why, "Shares grow, count earlier stages in, and end at 1")
+            before = stage.share
+        if stage.count is not None and stage.count < 1:
+            raise _bad_plan(f"stage {number} reaches {stage.count} devices", "Give 1 or more")
+        if stage.min_devices < 1 or not 0.0 < stage.confirmed_share <= 1.0:
+            told = f"{stage.min_devices} devices and a share of {stage.confirmed_share:g}"
+            raise _bad_plan(f"stage {number} asks for {told}", "At least 1, and up to 1")
+        if not (stage.timeout_s > 0.0 and stage.soak_s >= 0.0):
+            told = f"{stage.timeout_s:g} s, and soaks for {stage.soak_s:g} s"
+            raise _bad_plan(f"stage {number} waits for {told}", "Give seconds above 0")
+    for threshold in plan.halt_if:
+        if not 0.0 < threshold.share <= 1.0 or threshold.at_least < 1:
+            told = f"a share of {threshold.share:g} of at least {threshold.at_least}"
+            raise _bad_plan(f"it halts at {told}", "Give a share up to 1, of at least 1")
+        if not threshold.outcomes or threshold.outcomes - BAD:
+            named = ", ".join(sorted(threshold.outcomes)) or "nothing"
+            raise _bad_plan(f"it halts at {named}", f"Known are {', '.join(sorted(BAD))}")
+
+
+def place(rollout: str, device: str) -> float:
+    """Where a device stands in a rollout's order, from 0 to 1: the same for ever, in each another.
+
+    So a device that joins or leaves moves no other one, and not the same ones are always first.
+
+    >>> place("r-1", "d-1") == place("r-1", "d-1") != place("r-2", "d-1")
+    True
+    """
+    digest = hashlib.sha256(f"{rollout}\0{device}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2.0**64
+
+
+def reached(plan: Plan, stage: int, devices: int) -> int:
+    """How many of so many devices have the release assigned once a stage is open.
+
+    >>> plan = Plan(stages=(Stage(count=2), Stage(share=0.1), Stage(share=1.0)))
+    >>> [reached(plan, stage, 55) for stage in range(3)]
+    [2, 6, 55]
+    """
+    most = 0
+    for one in plan.stages[: stage + 1]:
+        share = 0 if one.share is None else math.ceil(one.share * devices)
+        most = max(most, share, one.count or 0, one.min_devices)
+    return min(most, devices)
+
+
+def standing(seen: Seen, *, now_s: float, timeout_s: float) -> Standing:
+    """Where a device stands: what it said last, unless that is too long ago."""
+    if seen.state is not None and seen.state in _ENDS:
+        return _ENDS[seen.state]
+    if seen.heard_s is None or seen.state is None:
+        return "absent" if now_s - seen.assigned_s > timeout_s else "assigned"
+    return "timed_out" if now_s - seen.heard_s > timeout_s else "trying"
+
+
+def tally(standings: Iterable[Standing]) -> Tally:
+    """Count them."""
+    counts: dict[Standing, int] = {}
+    for one in standings:
+        counts[one] = counts.get(one, 0) + 1
+    return Tally(counts)
+
+
+def decide(plan: Plan, state: RolloutState, progress: Progress) -> Decision:
+    """What comes next.
+
+    What is bad stops it first; then the stage has to be over, good enough, and quiet for its time.
+    """
+    if state != "running":
+        return Decision(step="wait", reason=f"it is {state}")
+    broken = _broken(plan, progress)
+    if broken:
+        return Decision(step="halt", reason=broken)
+    stage, found = plan.stages[progress.stage], progress.in_stage
+    number = f"stage {progress.stage + 1}"
+    if found.open:
+        return Decision(step="wait", reason=f"{number}: {found.open} devices are waited for")
+    if found.attempted < stage.min_devices:
+        told = f"{found.attempted} devices tried it, {found.of('absent')} did not come for it"
+        return Decision(step="halt", reason=f"{number}: {told}; {stage.min_devices} have to")
+    good = found.of("confirmed")
+    if good < stage.confirmed_share * found.attempted:
+        told = f"{good} of {found.attempted} confirmed it"
+        return Decision(
+            step="halt", reason=f"{number}: {told}, {stage.confirmed_share:.0%} have to"
+        )
+    if progress.quiet_s < stage.soak_s:
+        left = stage.soak_s - progress.quiet_s
+        return Decision(step="wait", reason=f"{number}: it soaks for another {left:.0f} s")
+    told = f"{number}: {good} of {found.attempted} confirmed it"
+    is_last = progress.stage + 1 == len(plan.stages)
+    return Decision(step="finish" if is_last else "open", reason=told)
+
+
+def commanded(state: RolloutState, command: Command) -> RolloutState:
+    """The state after an operator's word; said twice, it changes nothing more.
+
+    Raises:
+        UsageError: that cannot be done in this state.
+    """
+    after = _COMMANDS[command].get(state)
+    if after is None:
+        raise UsageError(
+            f"A rollout that is {state} cannot {command}.",
+            cause="It came to its end, or somebody else was faster.",
+            remedy=f"{command} is possible while it is {', '.join(sorted(_COMMANDS[command]))}.",
+        )
+    return after
+
+
+def _broken(plan: Plan, progress: Progress) -> str | None:
+    """Which threshold is reached, of everybody or of one kind of hardware."""
+    known = progress.acknowledged
+    kinds = {
+        kind: found.since(known.get(kind, Tally())) for kind, found in progress.by_hardware.items()
+    }
+    every = progress.in_stage.since(_sum(known.values()))
+    for kind, found in {"": every, **kinds}.items():
+        for threshold in plan.halt_if:
+            bad, tried = found.of(*threshold.outcomes), found.attempted
+            if tried >= threshold.at_least and bad and bad >= threshold.share * tried:
+                of = f" of {kind}" if kind else ""
+                named = ", ".join(sorted(threshold.outcomes)).replace("_", " ")
+                return f"{bad} of {tried} devices{of} that tried it: {named}"
+    return None
+
+
+def _sum(tallies: Iterable[Tally]) -> Tally:
+    counts: dict[Standing, int] = {}
+    for one in tallies:
+        for name, count in one.counts.items():
+            counts[name] = counts.get(name, 0) + count
+    return Tally(counts)
+
+
+def _bad_plan(why: str, remedy: str) -> UsageError:
+    return UsageError(
+        f"The rollout cannot be carried out: {why}.",
+        cause="The plan contradicts itself.",
+        remedy=f"{remedy}.",
+    )
