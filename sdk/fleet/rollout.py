@@ -11,6 +11,7 @@ the release, and is not waited for beyond the stage's time.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import hashlib
 import math
@@ -86,14 +87,12 @@ class Threshold:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
+class Rollout:
     """How a release goes out."""
 
     stages: tuple[Stage, ...]
     halt_if: tuple[Threshold, ...] = ()
     """Any of them, of all devices together or of one kind of hardware."""
-    revert_on_halt: bool = False
-    """Take it back from those that have it; else they keep it, and no further device gets it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,9 +117,8 @@ class Tally:
 
     def since(self, before: Tally) -> Tally:
         """Without the ends that were counted before; never below 0: devices may be deleted."""
-        over = {name: before.of(name) if name in _OVER else 0 for name in self.counts}
-        left = {name: count - over[name] for name, count in self.counts.items()}
-        return Tally({name: count for name, count in left.items() if count > 0})
+        over = {name: before.of(name) for name in _OVER}
+        return Tally(collections.Counter(self.counts) - collections.Counter(over))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,43 +156,52 @@ class Decision:
     reason: str
 
 
-def check_plan(plan: Plan) -> None:
-    """Whether a plan can be carried out.
+def check(rollout: Rollout) -> None:
+    """Whether a rollout can be carried out.
 
     Raises:
         UsageError: it cannot; the stage is named.
     """
-    if not plan.stages:
-        raise _bad_plan("it has no stage", "Give one at least: a share of 1 reaches all devices")
+    if not rollout.stages:
+        raise _contradiction(
+            "it has no stage", "Give one at least: a share of 1 reaches all devices"
+        )
     before = 0.0
-    for number, stage in enumerate(plan.stages, 1):
+    for number, stage in enumerate(rollout.stages, 1):
         if (stage.share is None) == (stage.count is None):
-            raise _bad_plan(f"stage {number} has a share and a count, or neither", "Give one")
+            raise _contradiction(f"stage {number} has a share and a count, or neither", "Give one")
         if stage.share is not None:
             if not before < stage.share <= 1.0:
                 why = (
                     f"stage {number} reaches a share of {stage.share:g}, the one before {before:g}"
                 )
-                raise _bad_plan(why, "Shares grow, count earlier stages in, and end at 1")
+                raise _contradiction(why, "Shares grow, up to 1, and count earlier stages in")
             before = stage.share
         if stage.count is not None and stage.count < 1:
-            raise _bad_plan(f"stage {number} reaches {stage.count} devices", "Give 1 or more")
+            raise _contradiction(f"stage {number} reaches {stage.count} devices", "Give 1 or more")
         if stage.min_devices < 1 or not 0.0 < stage.confirmed_share <= 1.0:
             told = f"{stage.min_devices} devices and a share of {stage.confirmed_share:g}"
-            raise _bad_plan(f"stage {number} asks for {told}", "At least 1, and up to 1")
+            raise _contradiction(
+                f"stage {number} asks for {told}",
+                "Ask for 1 device or more, and a share above 0, at most 1",
+            )
         if not (stage.timeout_s > 0.0 and stage.soak_s >= 0.0):
             told = f"{stage.timeout_s:g} s, and soaks for {stage.soak_s:g} s"
-            raise _bad_plan(f"stage {number} waits for {told}", "Give seconds above 0")
-    for threshold in plan.halt_if:
+            raise _contradiction(
+                f"stage {number} waits for {told}", "Give it time, and no less than 0 s to soak"
+            )
+    for threshold in rollout.halt_if:
         if not 0.0 < threshold.share <= 1.0 or threshold.at_least < 1:
             told = f"a share of {threshold.share:g} of at least {threshold.at_least}"
-            raise _bad_plan(f"it halts at {told}", "Give a share up to 1, of at least 1")
+            raise _contradiction(
+                f"it halts at {told}", "Give a share above 0, at most 1, of at least 1 device"
+            )
         if not threshold.outcomes or threshold.outcomes - BAD:
             named = ", ".join(sorted(threshold.outcomes)) or "nothing"
-            raise _bad_plan(f"it halts at {named}", f"Known are {', '.join(sorted(BAD))}")
+            raise _contradiction(f"it halts at {named}", f"Known are {', '.join(sorted(BAD))}")
 
 
-def place(rollout: str, device: str) -> float:
+def place(rollout_id: str, device_id: str) -> float:
     """Where a device stands in a rollout's order, from 0 to 1: the same for ever, in each another.
 
     So a device that joins or leaves moves no other one, and not the same ones are always first.
@@ -202,19 +209,19 @@ def place(rollout: str, device: str) -> float:
     >>> place("r-1", "d-1") == place("r-1", "d-1") != place("r-2", "d-1")
     True
     """
-    digest = hashlib.sha256(f"{rollout}\0{device}".encode()).digest()
+    digest = hashlib.sha256(f"{rollout_id}\0{device_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2.0**64
 
 
-def reached(plan: Plan, stage: int, devices: int) -> int:
+def reached(rollout: Rollout, stage: int, devices: int) -> int:
     """How many of so many devices have the release assigned once a stage is open.
 
-    >>> plan = Plan(stages=(Stage(count=2), Stage(share=0.1), Stage(share=1.0)))
-    >>> [reached(plan, stage, 55) for stage in range(3)]
+    >>> rollout = Rollout(stages=(Stage(count=2), Stage(share=0.1), Stage(share=1.0)))
+    >>> [reached(rollout, stage, 55) for stage in range(3)]
     [2, 6, 55]
     """
     most = 0
-    for one in plan.stages[: stage + 1]:
+    for one in rollout.stages[: stage + 1]:
         share = 0 if one.share is None else math.ceil(one.share * devices)
         most = max(most, share, one.count or 0, one.min_devices)
     return min(most, devices)
@@ -231,23 +238,20 @@ def standing(seen: Seen, *, now_s: float, timeout_s: float) -> Standing:
 
 def tally(standings: Iterable[Standing]) -> Tally:
     """Count them."""
-    counts: dict[Standing, int] = {}
-    for one in standings:
-        counts[one] = counts.get(one, 0) + 1
-    return Tally(counts)
+    return Tally(collections.Counter(standings))
 
 
-def decide(plan: Plan, state: RolloutState, progress: Progress) -> Decision:
+def decide(rollout: Rollout, state: RolloutState, progress: Progress) -> Decision:
     """What comes next.
 
     What is bad stops it first; then the stage has to be over, good enough, and quiet for its time.
     """
     if state != "running":
         return Decision(step="wait", reason=f"it is {state}")
-    broken = _broken(plan, progress)
+    broken = _broken(rollout, progress)
     if broken:
         return Decision(step="halt", reason=broken)
-    stage, found = plan.stages[progress.stage], progress.in_stage
+    stage, found = rollout.stages[progress.stage], progress.in_stage
     number = f"stage {progress.stage + 1}"
     if found.open:
         return Decision(step="wait", reason=f"{number}: {found.open} devices are waited for")
@@ -264,7 +268,7 @@ def decide(plan: Plan, state: RolloutState, progress: Progress) -> Decision:
         left = stage.soak_s - progress.quiet_s
         return Decision(step="wait", reason=f"{number}: it soaks for another {left:.0f} s")
     told = f"{number}: {good} of {found.attempted} confirmed it"
-    is_last = progress.stage + 1 == len(plan.stages)
+    is_last = progress.stage + 1 == len(rollout.stages)
     return Decision(step="finish" if is_last else "open", reason=told)
 
 
@@ -284,7 +288,7 @@ def commanded(state: RolloutState, command: Command) -> RolloutState:
     return after
 
 
-def _broken(plan: Plan, progress: Progress) -> str | None:
+def _broken(rollout: Rollout, progress: Progress) -> str | None:
     """Which threshold is reached, of everybody or of one kind of hardware."""
     known = progress.acknowledged
     kinds = {
@@ -292,7 +296,7 @@ def _broken(plan: Plan, progress: Progress) -> str | None:
     }
     every = progress.in_stage.since(_sum(known.values()))
     for kind, found in {"": every, **kinds}.items():
-        for threshold in plan.halt_if:
+        for threshold in rollout.halt_if:
             bad, tried = found.of(*threshold.outcomes), found.attempted
             if tried >= threshold.at_least and bad and bad >= threshold.share * tried:
                 of = f" of {kind}" if kind else ""
@@ -302,16 +306,15 @@ def _broken(plan: Plan, progress: Progress) -> str | None:
 
 
 def _sum(tallies: Iterable[Tally]) -> Tally:
-    counts: dict[Standing, int] = {}
+    every: collections.Counter[Standing] = collections.Counter()
     for one in tallies:
-        for name, count in one.counts.items():
-            counts[name] = counts.get(name, 0) + count
-    return Tally(counts)
+        every.update(one.counts)
+    return Tally(every)
 
 
-def _bad_plan(why: str, remedy: str) -> UsageError:
+def _contradiction(why: str, remedy: str) -> UsageError:
     return UsageError(
         f"The rollout cannot be carried out: {why}.",
-        cause="The plan contradicts itself.",
+        cause="It contradicts itself.",
         remedy=f"{remedy}.",
     )

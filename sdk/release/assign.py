@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Sequence
 
 from agent.codec import canonical, encode
-from agent.errors import StorageError, UsageError
+from agent.errors import StorageError, UsageError, VerificationError
 from agent.manifest import Gate
 from agent.updates.assignment import ASSIGNMENT_TYPE, MOST_MODELS, Assignment, moment, place_of
 from agent.updates.freshness import TIME_FORM
@@ -136,12 +136,12 @@ def assign(repository: Repository, assignment: Assignment) -> Assignment:
     place = place_of(device_id=assignment.device_id, group=assignment.group)
     with repository.locked():
         others = _lines(repository.store.read(place) or b"", place)
-        before = others.pop(assignment.model, _NONE)
+        before = others.pop(assignment.model, None)
         # This machine's clock may be behind the one that assigned before.
-        seq = max(assignment.assignment_seq, before.seq + 1)
+        seq = max(assignment.assignment_seq, before.seq + 1 if before else 0)
         found = dataclasses.replace(assignment, assignment_seq=seq)
         now = moment(assignment.issued)
-        lines = [line.content for line in others.values() if moment(line.expires) > now]
+        lines = [line.content for line in others.values() if line.expires > now]
         if len(lines) >= MOST_MODELS:
             raise UsageError(
                 f"{place} assigns {len(lines)} models already; {MOST_MODELS} at most are read.",
@@ -158,10 +158,7 @@ class _Line:
 
     content: bytes
     seq: int
-    expires: str
-
-
-_NONE = _Line(b"", 0, "")
+    expires: dt.datetime
 
 
 def _lines(content: bytes, place: str) -> dict[str, _Line]:
@@ -170,8 +167,9 @@ def _lines(content: bytes, place: str) -> dict[str, _Line]:
     try:
         for line in content.splitlines():
             told = json.loads(base64.b64decode(json.loads(line)["payload"]))
-            found[str(told["model"])] = _Line(line, int(told["assignment_seq"]), told["expires"])
-    except (ValueError, KeyError, TypeError) as error:
+            expires = moment(told["expires"])
+            found[str(told["model"])] = _Line(line, int(told["assignment_seq"]), expires)
+    except (VerificationError, ValueError, KeyError, TypeError) as error:
         raise StorageError(
             f"{place} cannot be read: {type(error).__name__}: {error}.",
             cause="Something else than sdk assign has written it, or it was cut short.",

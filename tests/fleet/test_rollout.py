@@ -23,15 +23,15 @@ from agent.updates.states import FINAL, TRANSITIONS, State
 from sdk.fleet.rollout import (
     BAD,
     Command,
-    Plan,
     Progress,
+    Rollout,
     RolloutState,
     Seen,
     Stage,
     Standing,
     Tally,
     Threshold,
-    check_plan,
+    check,
     commanded,
     decide,
     place,
@@ -40,7 +40,7 @@ from sdk.fleet.rollout import (
     tally,
 )
 
-THREE = Plan(
+THREE = Rollout(
     stages=(
         Stage(count=2, min_devices=2, soak_s=600.0),
         Stage(share=0.1, min_devices=3, confirmed_share=0.9),
@@ -109,7 +109,7 @@ def test_only_what_runs_goes_on(state: RolloutState) -> None:
     assert decide(THREE, state, _progress(confirmed=10)).step == "wait"
 
 
-BAD_PLANS: dict[str, tuple[dict[str, Any], str]] = {
+CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "no stage": ({"stages": ()}, "no stage"),
     "neither": ({"stages": (Stage(),)}, "stage 1 has a share and a count, or neither"),
     "both": ({"stages": (Stage(share=1.0, count=1),)}, "stage 1 has"),
@@ -127,15 +127,15 @@ BAD_PLANS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", BAD_PLANS)
-def test_a_plan_that_contradicts_itself_is_refused(name: str) -> None:
-    changes, why = BAD_PLANS[name]
+@pytest.mark.parametrize("name", CONTRADICTIONS)
+def test_a_rollout_that_contradicts_itself_is_refused(name: str) -> None:
+    changes, why = CONTRADICTIONS[name]
     with pytest.raises(UsageError, match=why):
-        check_plan(dataclasses.replace(THREE, **changes))
+        check(dataclasses.replace(THREE, **changes))
 
 
-def test_a_plan_that_does_not_is_taken() -> None:
-    check_plan(THREE)
+def test_one_that_does_not_is_taken() -> None:
+    check(THREE)
 
 
 SEEN: dict[str, tuple[Seen, Standing]] = {
@@ -173,8 +173,8 @@ STAGES = st.builds(
 
 @given(stages=st.lists(STAGES, min_size=1, max_size=5), devices=st.integers(0, 200))
 def test_stages_only_ever_add_devices(stages: list[Stage], devices: int) -> None:
-    plan = Plan(stages=tuple(stages))
-    counts = [reached(plan, stage, devices) for stage in range(len(stages))]
+    rollout = Rollout(stages=tuple(stages))
+    counts = [reached(rollout, stage, devices) for stage in range(len(stages))]
     assert counts == sorted(counts)
     assert all(count <= devices for count in counts)
     assert all(
@@ -218,7 +218,7 @@ class FleetMachine(RuleBasedStateMachine):
     """Devices come late, fall silent, flap, lie and are deleted; an operator pauses and resumes."""
 
     devices: Bundle[str] = Bundle("devices")
-    plan = Plan(
+    rollout = Rollout(
         stages=(
             Stage(count=2, min_devices=1, soak_s=50.0, timeout_s=100.0),
             Stage(share=0.5, min_devices=2, confirmed_share=0.8, timeout_s=100.0),
@@ -240,7 +240,7 @@ class FleetMachine(RuleBasedStateMachine):
 
     @initialize(target=devices, count=st.integers(3, 12))
     def begin(self, count: int) -> Any:
-        check_plan(self.plan)
+        check(self.rollout)
         names = [self._named() for _ in range(count)]
         self._open()
         return names[0]
@@ -315,7 +315,7 @@ class FleetMachine(RuleBasedStateMachine):
     def it_ends_only_well(self) -> None:
         if self.steps and self.steps[-1] == "finish":
             assert self.state == "finished"
-            assert self.stage == len(self.plan.stages) - 1
+            assert self.stage == len(self.rollout.stages) - 1
 
     def _named(self) -> str:
         self.named += 1
@@ -329,7 +329,7 @@ class FleetMachine(RuleBasedStateMachine):
             self._look()
 
     def _progress(self) -> Progress:
-        timeout_s = self.plan.stages[max(self.stage, 0)].timeout_s
+        timeout_s = self.rollout.stages[max(self.stage, 0)].timeout_s
         found = tally(
             standing(seen, now_s=self.now, timeout_s=timeout_s) for seen in self.seen.values()
         )
@@ -340,15 +340,15 @@ class FleetMachine(RuleBasedStateMachine):
         self.stage += 1
         self.order = sorted(self.known, key=lambda name: place("r-1", name))
         self.order.sort(key=lambda name: name not in self.seen)  # who has it already keeps it
-        self.limit = max(reached(self.plan, self.stage, len(self.order)), len(self.seen))
+        self.limit = max(reached(self.rollout, self.stage, len(self.order)), len(self.seen))
         for name in self.order[: self.limit]:
             self.seen.setdefault(name, Seen(assigned_s=self.now))
         self.changed_s = self.now
 
     def _look(self) -> None:
         """A server's turn: it decides, and carries that out, until there is nothing to do."""
-        for _ in range(len(self.plan.stages) + 1):
-            step = decide(self.plan, self.state, self._progress()).step
+        for _ in range(len(self.rollout.stages) + 1):
+            step = decide(self.rollout, self.state, self._progress()).step
             if step == "wait":
                 return
             self.steps.append(step)
