@@ -62,6 +62,11 @@ def canonical(value: Any) -> bytes:
     ).encode()
 
 
+def pre_authentication(kind: str, payload: bytes) -> bytes:
+    """What DSSE signs of a payload of this type: https://github.com/secure-systems-lab/dsse."""
+    return b"DSSEv1 %d %b %d %b" % (len(kind), kind.encode(), len(payload), payload)
+
+
 def pretty(value: Any) -> bytes:
     """The same for a file that a person may open: two spaces, a final newline."""
     text = json.dumps(encode(value), indent=2, ensure_ascii=False, allow_nan=False)

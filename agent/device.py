@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from agent.codec import pretty
+from agent.codec import pre_authentication, pretty
 from agent.errors import VerificationError
 from agent.files import storage_errors, write_atomic
 
@@ -40,7 +40,7 @@ class Device:
         """The payload in a DSSE envelope, signed by this device."""
         import base64
 
-        signed = b"DSSEv1 %d %b %d %b" % (len(kind), kind.encode(), len(payload), payload)
+        signed = pre_authentication(kind, payload)
         record = {
             "payload": base64.b64encode(payload).decode(),
             "payloadType": kind,

@@ -34,6 +34,8 @@ def vectors() -> dict[str, Any]:
         "paths": _paths(),
         "manifests": list(_manifests()),
         "deltas": list(_deltas()),
+        "requests": list(_requests()),
+        "enrolments": list(_enrolments()),
     }
 
 
@@ -234,6 +236,72 @@ def _deltas() -> Any:
             "delta": base64.b64encode(made).decode(),
             "length": length,
             "sha256": hashlib.sha256(result).hexdigest() if works else None,
+        }
+
+
+def _requests() -> Any:
+    """Written out by hand, so that the agent's own code is held against something else."""
+    own = _device()["device_id"]
+    names = '("@method" "@path" "@query" "content-digest" "slipway-request-seq")'
+    poll = b'{"version":1}'
+    for name, path, query, body, seq, when in (
+        ("a poll", "/v1/poll", "", poll, 1017, "created=1795348800"),
+        ("of a device without a clock", "/v1/poll", "", poll, 1018, 'nonce="bm9uY2U"'),
+        ("with a query", "/v1/reports", "a=1&b=%20", b'{"reports":[]}', 1019, "created=1795348801"),
+        ("behind a prefix", "/slipway/v1/poll", "", poll, 1020, "created=1795348802"),
+        ("of an empty body", "/v1/poll", "", b"", 2**53 - 1, "created=1795348803"),
+    ):
+        digest = f"sha-256=:{base64.b64encode(hashlib.sha256(body).digest()).decode()}:"
+        parameters = f'{names};{when};keyid="{own}";alg="ed25519";tag="fleet-0a1b2c3d"'
+        base = (
+            f'"@method": POST\n"@path": {path}\n"@query": ?{query}\n"content-digest": {digest}\n'
+            f'"slipway-request-seq": {seq}\n"@signature-params": {parameters}'
+        )
+        signature = base64.b64encode(sign(DEVICE, base.encode())).decode()
+        yield {
+            "name": name,
+            "seed": DEVICE.hex(),
+            "device_id": own,
+            "fleet": "fleet-0a1b2c3d",
+            "created": int(when[8:]) if when.startswith("created") else None,
+            "nonce": None if when.startswith("created") else when[7:-1],
+            "method": "POST",
+            "path": path,
+            "query": query,
+            "body": body.decode(),
+            "seq": seq,
+            "signature_base": base,
+            "headers": {
+                "Content-Digest": digest,
+                "Slipway-Request-Seq": str(seq),
+                "Signature-Input": f"slipway={parameters}",
+                "Signature": f"slipway=:{signature}:",
+            },
+        }
+
+
+def _enrolments() -> Any:
+    device = _device()
+    plain = {
+        "created": 1795348800,
+        "device_id": device["device_id"],
+        "public_key": base64.b64encode(public_of(DEVICE)).decode(),
+        "tenant": "default",
+    }
+    fingerprint = {"conditions": {}, "identity": {"arch": "aarch64", "soc": None}, "software": {}}
+    for name, told in (
+        ("with a key alone", plain),
+        ("with what the device is", {**plain, "fingerprint": fingerprint}),
+        ("with letters beyond ASCII", {**plain, "tenant": "\u00fcber"}),
+    ):
+        payload = json.dumps(told, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        signed = pae("application/vnd.slipway.enrolment.v1+json", payload.encode())
+        proof = base64.b64encode(sign(DEVICE, signed)).decode()
+        yield {
+            "name": name,
+            "seed": DEVICE.hex(),
+            "body": {**told, "token": None, "proof": proof, "previous_proof": None},
+            "signed_bytes": signed.hex(),
         }
 
 
