@@ -28,6 +28,8 @@ class Report:
     journal_seq: int
     model: str
     release: str | None
+    manifest_sha256: str
+    """Of the release, as its action was told it."""
     variant: str | None
     state: str
     reason: str
@@ -52,6 +54,7 @@ def keep(home: Home, action: Action, proof: Mapping[str, Any] | None = None) -> 
         journal_seq=sequence,
         model=action.model,
         release=action.release,
+        manifest_sha256=action.order.manifest_sha256,
         variant=action.variant,
         state=action.state,
         reason=action.reason,

@@ -57,8 +57,9 @@ def _no_float(text: str) -> Any:
 
 def test_a_release_leaves_one_report_for_each_state(fleet: Fleet) -> None:
     with Home(fleet.device()) as home:
+        manifests = []
         for release, end in (("1.0.0", confirm_now), ("2.0.0", take_back)):
-            fleet.release(release)
+            manifests.append(fleet.release(release).manifest_sha256)
             action = once(home, silent, passing)
             assert action is not None
             for _ in range(3):  # nothing is said twice, however often it is interrupted
@@ -72,6 +73,9 @@ def test_a_release_leaves_one_report_for_each_state(fleet: Fleet) -> None:
             ("1.0.0", "CONFIRMED", "why"),
             ("2.0.0", "TRIAL", ""),
             ("2.0.0", "ROLLED_BACK", "why"),
+        ]
+        assert [r["manifest_sha256"] for r in reports] == [
+            manifest for manifest in manifests for _ in range(2)
         ]
         first = reports[0]
         assert first["device_id"] == home.device.device_id
