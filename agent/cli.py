@@ -132,6 +132,18 @@ def _parser() -> argparse.ArgumentParser:
 
     trust = add("trust", _trust, "Trust a repository from now on.", "trust 1.root.json")
     trust.add_argument("root", type=Path, help="its metadata/1.root.json, come by safely")
+    enroll = add(
+        "enroll",
+        _enroll,
+        "Enrol with a fleet's server.",
+        "enroll https://fleet.example.org --token slipway-...",
+    )
+    enroll.add_argument("url", help="the server's address, with the path that it lies under")
+    enroll.add_argument("--token", help="lets this device in, and says whom to trust")
+    enroll.add_argument("--tenant", help="of the server, where it has several")
+    enroll.add_argument(
+        "--root-sha256", metavar="HEX", help="of the repository's 1.root.json, without a token"
+    )
     install = add("install", _install, "Install a package.", "install minilm-1.2.0.zip")
     install.add_argument("package", type=Path)
     add("run", _run, "Poll, install, watch, until it is stopped.", "run")
@@ -205,6 +217,18 @@ def _trust(chosen: Any) -> Any:
     from agent.updates.trust import begin_trust
 
     return begin_trust(_config(chosen).state, chosen.root)
+
+
+def _enroll(chosen: Any) -> Any:
+    from agent.updates.enrol import enrol
+
+    return enrol(
+        _config(chosen),
+        chosen.url,
+        token=chosen.token,
+        tenant=chosen.tenant,
+        root_sha256=chosen.root_sha256,
+    )
 
 
 def _install(chosen: Any) -> Any:

@@ -30,6 +30,7 @@ from typing import Any, Literal
 
 from agent.codec import decode
 from agent.errors import SlipwayError, UsageError
+from agent.membership import membership_of
 from agent.shim import default_state
 
 Confirm = Literal["health", "deadline"]
@@ -82,7 +83,8 @@ class Config:
     state: Path
     """The state folder."""
     repository: str | None = None
-    """A folder, or an http address. None: only packages are installed."""
+    """A folder, or an http address. None: that of the fleet's server, where the device is enrolled;
+    else only packages are installed."""
     root: Path | None = None
     """Where the root lies that this device begins with. None: `root.json` in the state folder."""
     group: str | None = None
@@ -112,12 +114,12 @@ def read_config(path: Path | None, state: Path | None) -> Config:
 
     Raises:
         UsageError: a named file cannot be read, or an entry is not known, wrongly typed or out of
-            its range.
+            its range; or what enrolment left cannot be read.
     """
     folder = (state or default_state()).absolute()
     place = path or folder / "agent.toml"
     if path is None and not place.exists():
-        return Config(state=folder)
+        return _joined(Config(state=folder))
     try:
         told = _loads(place.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -136,7 +138,7 @@ def read_config(path: Path | None, state: Path | None) -> Config:
             f"{place}: {error.what}", cause="The entry has another type.", remedy="Correct it."
         ) from error
     _check_ranges(found, place)
-    return _anchored(found, place.absolute().parent)
+    return _joined(_anchored(found, place.absolute().parent))
 
 
 TABLES: Mapping[str, type] = {
@@ -189,6 +191,14 @@ def _anchored(found: Config, folder: Path) -> Config:
         idle=Idle(hook=hook),
         root_folder=folder / found.root_folder,
     )
+
+
+def _joined(found: Config) -> Config:
+    """The same with the repository of the fleet's server, where no other is named."""
+    membership = membership_of(found.state) if found.repository is None else None
+    if membership is None:
+        return found
+    return dataclasses.replace(found, repository=membership.repository_url)
 
 
 def _loads(text: str) -> dict[str, Any]:

@@ -99,6 +99,16 @@ def device_of(folder: Path) -> Device:
     return device
 
 
+def key_fingerprint(public_key: bytes) -> str:
+    """What two people compare of a key: its sha256, in groups.
+
+    >>> key_fingerprint(bytes(32))[:26]
+    '66687aad f862bd77 6c8fc18b'
+    """
+    digest = hashlib.sha256(public_key).hexdigest()
+    return " ".join(digest[at : at + 8] for at in range(0, 64, 8))
+
+
 def named(folder: Path) -> str | None:
     """The name of the device whose state folder this is; None where there is none to be read."""
     try:

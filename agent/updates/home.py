@@ -62,8 +62,7 @@ class Home:
             for name, mode in _FOLDERS.items():
                 make_folders(self.folder / name, mode)
         with contextlib.ExitStack() as opened:
-            lock = _locked(self.folder)
-            opened.callback(os.close, lock)
+            opened.enter_context(only_agent(self.folder))
             self.trust = Trust(self.folder / "trust", _root(config))
             self.journal = _journal(self.folder)
             opened.callback(self.journal.close)
@@ -211,24 +210,37 @@ def _proven(model: str, slot: SlotName) -> str:
     return f"proven:{model}:{slot}"
 
 
-def _locked(folder: Path) -> int:
-    """A lock on the folder itself: one that was moved aside and made anew is another one."""
+@contextlib.contextmanager
+def only_agent(folder: Path) -> Iterator[None]:
+    """Be the only agent of a state folder: by a lock on the folder itself.
+
+    One that was moved aside and made anew is another one.
+
+    Raises:
+        StorageError: another agent has it, or it cannot be opened.
+    """
     with storage_errors(folder):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _lock(descriptor, folder)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.fstat(descriptor).st_ino != folder.stat().st_ino:
             raise BlockingIOError
-    except OSError as error:
-        os.close(descriptor)
-        if not isinstance(error, BlockingIOError):
-            raise storage_error(error, folder) from error
+    except BlockingIOError as error:
         raise StorageError(
             f"Another agent has the state folder {folder}.",
             cause="sdk-agent run is already running, perhaps as a service.",
             remedy="Stop it first (systemctl stop slipway-agent), or name another --state.",
         ) from error
-    return descriptor
+    except OSError as error:
+        raise storage_error(error, folder) from error
 
 
 def _journal(folder: Path) -> Journal:

@@ -291,9 +291,6 @@ def begin_trust(state: Path, root: Path) -> dict[str, Any]:
         UsageError: the file cannot be read, or this device trusts another root already.
         VerificationError: it is no root metadata, or is not signed by its own keys.
     """
-    from tuf.api.exceptions import RepositoryError
-    from tuf.api.metadata import Metadata, Root
-
     try:
         content = root.read_bytes()
     except OSError as error:
@@ -302,6 +299,20 @@ def begin_trust(state: Path, root: Path) -> dict[str, Any]:
             cause="The path is wrong.",
             remedy="Name the repository's metadata/1.root.json.",
         ) from error
+    return keep_root(state, content, str(root))
+
+
+def keep_root(state: Path, content: bytes, origin: str) -> dict[str, Any]:
+    """Keep root metadata that came by a safe way; see `begin_trust`.
+
+    Args:
+        state: the state folder.
+        content: of the root metadata.
+        origin: where it came from, for a person.
+    """
+    from tuf.api.exceptions import RepositoryError
+    from tuf.api.metadata import Metadata, Root
+
     try:
         found: Metadata[Root] = Metadata[Root].from_bytes(content)
         if found.signed.type != Root.type:
@@ -309,7 +320,7 @@ def begin_trust(state: Path, root: Path) -> dict[str, Any]:
         found.signed.verify_delegate(Root.type, found.signed_bytes, found.signatures)
     except (RepositoryError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise VerificationError(
-            f"{root} is no root metadata to trust: {error}.",
+            f"{origin} is no root metadata to trust: {error}.",
             cause="It is another file, or was changed.",
             remedy="Copy the repository's metadata/1.root.json again.",
         ) from error
@@ -364,4 +375,5 @@ __all__ = [
     "Trust",
     "View",
     "begin_trust",
+    "keep_root",
 ]

@@ -76,7 +76,7 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[in
 
 def test_each_verb_has_help_with_an_example_that_parses() -> None:
     assert set(verbs()) == {
-        "trust", "install", "run", "once", "status", "doctor", "unit", "rollback", "mark-good",
+        "trust", "enroll", "install", "run", "once", "status", "doctor", "unit", "rollback", "mark-good",
         "mark-bad", "health", "exec",
     }  # fmt: skip
     for name, parser in verbs().items():
