@@ -63,6 +63,8 @@ class Means:
     supply: Supply | None = None
     """None without a network."""
     prove: Prove = prove_apart
+    noted: Callable[[Action], None] | None = None
+    """Is called with the action in each state that it comes to, once that is noted."""
 
 
 def begin(home: Home, found: SignedAssignment, kind: Kind) -> Action:
@@ -121,6 +123,8 @@ def advance(home: Home, action: Action, means: Means) -> Action:
             return action
         reason = f": {action.reason}" if action.reason else ""
         means.tell(f"{action.model}: {action.state}{reason}")
+        if means.noted is not None:
+            means.noted(action)
     return action
 
 

@@ -116,6 +116,15 @@ def claimed_issue(content: bytes) -> dt.datetime:
     return moment(_read(bytes(_envelope(content).payload)).issued)
 
 
+def claimed_action(content: bytes) -> str:
+    """The action that an assignment says it is, whoever signed it.
+
+    Raises:
+        VerificationError: it cannot be read.
+    """
+    return _read(bytes(_envelope(content).payload)).action_id
+
+
 def open_envelope(content: bytes, kind: str, keys: Keys) -> tuple[bytes, tuple[str, ...]]:
     """The payload of a DSSE envelope of this type, and the names of the keys that signed it.
 

@@ -225,6 +225,18 @@ class Journal:
             *sorted(FINAL),
         )
 
+    def over_since(self, seq: int, most: int) -> list[tuple[int, Action]]:
+        """(journal_seq, action) of those that ended after an entry: the oldest first."""
+        rows = self._rows(
+            f"select {_COLUMNS}, "  # noqa: S608
+            "(select max(journal_seq) from entry where entry.action = action.id) as ended "
+            f"from action where state in ({_MARKS}) and ended > ? order by ended limit ?",
+            *sorted(FINAL),
+            seq,
+            most,
+        )
+        return [(row[-1], _read(row)) for row in rows]
+
     def last(self, model: str) -> Action | None:
         """The last action of a model."""
         return self._action("where model = ? order by rowid desc limit 1", model)
@@ -278,6 +290,10 @@ class Journal:
             "select id, envelope from report where sent = 0 order by rowid limit ?", most
         )
         return [(name, bytes(envelope)) for name, envelope in rows]
+
+    def reports_waiting(self) -> int:
+        """How many reports nobody has taken yet."""
+        return int(self._rows("select count(*) from report where sent = 0")[0][0])
 
     def sent(self, names: list[str]) -> None:
         """Note that these reports arrived."""

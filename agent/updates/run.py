@@ -16,6 +16,7 @@ from agent.errors import NetworkError, SlipwayError, UsageError
 from agent.files import storage_error
 from agent.local import Listener
 from agent.updates.action import Means, Supply, advance, begin
+from agent.updates.assignment import SignedAssignment
 from agent.updates.home import Home
 from agent.updates.install import confirm_now, go_back, install, take_back
 from agent.updates.journal import Action, waits
@@ -23,11 +24,14 @@ from agent.updates.keeping import Keeper
 from agent.updates.obtain import Tell
 from agent.updates.offers import offers
 from agent.updates.outcome import fail, watch
+from agent.updates.polling import Poller, poller_of
 from agent.updates.proving import Prove, prove_apart
 from agent.updates.recover import recover
+from agent.updates.server import StandingError
 from agent.updates.source import BusyError, source_of
 
 MOST_BACKOFF_S = 3600.0
+_SOON_S = 5.0  # whatever ends how often, the server is not told more often
 _LISTENS_S = 1.0  # how often a trial's time and starts are looked at while nobody speaks
 
 
@@ -56,37 +60,46 @@ def run(config: Config, tell: Tell, prove: Prove = prove_apart) -> int:
     """
     with Home(config) as home, _listener(home.folder) as listener, _until_told() as stopped:
         news = News(tell)
-        keeper, failures = Keeper(prove), 0
+        keeper, poller, failures = Keeper(prove), poller_of(home), 0
         recover(home, news.tell)
         while not stopped:
-            wait_s = config.poll_s
             try:
-                look(home, keeper, news.tell)
+                look(home, keeper, news.tell, poller)
                 failures = 0
+                wait_s = config.poll_s if poller is None else poller.wait_s
             except (SlipwayError, OSError) as error:
                 # Nothing that the network, the disk or an operator does ends the agent.
                 news.tell(_in_words(error))
-                failures += 1
+                # Whoever waits to be accepted has not failed, and is not to wait for an hour more.
+                is_pending = isinstance(error, StandingError) and error.standing == "pending"
+                failures = 1 if is_pending else failures + 1
                 wait_s = backoff_s(config.poll_s, failures, random.random())  # noqa: S311
                 if isinstance(error, BusyError) and error.after_s is not None:
                     wait_s = max(wait_s, min(error.after_s, MOST_BACKOFF_S))
             news.turn()
-            _wait(home, keeper, listener, stopped, wait_s, news)
+            _wait(home, keeper, listener, stopped, wait_s, news, poller)
     return stopped[0]
 
 
-def look(home: Home, keeper: Keeper, tell: Tell) -> Action | None:
-    """One turn: the repository, what is under way, what runs.
+def look(home: Home, keeper: Keeper, tell: Tell, poller: Poller | None = None) -> Action | None:
+    """One turn: the fleet's server, the repository, what is under way, what runs.
+
+    Args:
+        home: the state folder.
+        keeper: looks after what runs.
+        tell: is told what happens.
+        poller: speaks to the server; without one a device that is enrolled has one for this turn.
 
     Raises:
-        NetworkError: the repository, or a file of it, cannot be had now; all that could go on
-            without it has.
+        NetworkError: the server, the repository, or a file of it, cannot be had now; all that could
+            go on without it has.
     """
-    supply, trouble = _supply(home, tell)
-    try:
-        action = _turn(home, keeper, supply, tell)
-    except NetworkError as error:
-        raise trouble or error from error
+    poller = poller or poller_of(home)
+    action, trouble = _round(home, keeper, tell, poller)
+    if poller is not None and poller.has_news():
+        # The server is to see how it ended, and may have the next one.
+        after, later = _round(home, keeper, tell, poller)
+        action, trouble = after or action, trouble or later
     if trouble is not None:
         raise trouble
     return action
@@ -102,7 +115,13 @@ def backoff_s(poll_s: float, failures: int, chance: float) -> float:
     return min(longest, poll_s * 2.0 ** min(failures - 1, 20)) * (0.75 + chance / 2)
 
 
-def do(home: Home, request: Mapping[str, Any], tell: Tell, keeper: Keeper) -> dict[str, Any]:
+def do(
+    home: Home,
+    request: Mapping[str, Any],
+    tell: Tell,
+    keeper: Keeper,
+    poller: Poller | None = None,
+) -> dict[str, Any]:
     """Do what an operator asks of the agent that is at work: a closed list.
 
     Raises:
@@ -119,7 +138,7 @@ def do(home: Home, request: Mapping[str, Any], tell: Tell, keeper: Keeper) -> di
     if kind == "mark-bad":
         return told(take_back(home, model, reason))
     if kind == "once":
-        return told(look(home, keeper, tell))
+        return told(look(home, keeper, tell, poller))
     raise UsageError(
         f"The agent does not know the request {str(kind)[:80]!r}.",
         cause="It was made by something newer, or by hand.",
@@ -162,16 +181,52 @@ class News:
         self._before, self._now = self._now, set()
 
 
-def _turn(home: Home, keeper: Keeper, supply: Supply | None, tell: Tell) -> Action | None:
-    means = Means(tell=tell, supply=supply, prove=keeper.prove)
+def _round(
+    home: Home, keeper: Keeper, tell: Tell, poller: Poller | None
+) -> tuple[Action | None, NetworkError | None]:
+    """The action that something was done about, and the first thing that could not be had."""
+    trouble: NetworkError | None = None
+    supply: Supply | None = None
+    action: Action | None = None
+    try:
+        if poller is not None:
+            poller.poll(tell)
+    except NetworkError as error:
+        trouble = error
+    if poller is None or poller.wants_look():
+        supply, missing = _supply(home, tell)
+        trouble = trouble or missing
+        if poller is not None and missing is None:
+            poller.looked()
+    try:
+        action = _turn(home, keeper, supply, tell, poller)
+    except NetworkError as error:
+        trouble = trouble or error
+    try:
+        if poller is not None and poller.is_heard():
+            poller.send(tell)
+    except NetworkError as error:
+        trouble = trouble or error
+    return action, trouble
+
+
+def _turn(
+    home: Home, keeper: Keeper, supply: Supply | None, tell: Tell, poller: Poller | None
+) -> Action | None:
+    means = Means(
+        tell=tell,
+        supply=supply,
+        prove=keeper.prove,
+        noted=None if poller is None else poller.tell_state,
+    )
     action = home.journal.unfinished()
     if supply is not None and (action is None or waits(action)):
-        for found in offers(home, supply.source, supply.view, tell):
+        for found in _offered(home, supply, tell, poller):
             if action is not None and action.model != found.model:
                 continue  # one action at a time: another model's waits, and replaces none
             if action is not None:
                 fail(home, action, f"{found.action_id} was assigned instead")
-            action = begin(home, found, "offline")
+            action = begin(home, found, "offline" if poller is None else "online")
             tell(f"{action.model}: {action.id} is assigned")
             break
     trouble = None
@@ -189,6 +244,15 @@ def _turn(home: Home, keeper: Keeper, supply: Supply | None, tell: Tell) -> Acti
     if trouble is not None:
         raise trouble
     return action
+
+
+def _offered(
+    home: Home, supply: Supply, tell: Tell, poller: Poller | None
+) -> list[SignedAssignment]:
+    """What is to run here: a device of a fleet hears that from its server alone."""
+    if poller is None:
+        return offers(home, supply.source, supply.view, tell)
+    return poller.assigned(supply.view, tell)
 
 
 def _supply(home: Home, tell: Tell) -> tuple[Supply | None, NetworkError | None]:
@@ -211,22 +275,33 @@ def _supply(home: Home, tell: Tell) -> tuple[Supply | None, NetworkError | None]
 
 
 def _wait(
-    home: Home, keeper: Keeper, listener: Listener, stopped: list[int], wait_s: float, news: News
+    home: Home,
+    keeper: Keeper,
+    listener: Listener,
+    stopped: list[int],
+    wait_s: float,
+    news: News,
+    poller: Poller | None,
 ) -> None:
-    """Listen until the next poll."""
+    """Listen until the next poll, which comes sooner where the server is to hear of something."""
     tell = news.always
-    until = time.monotonic() + wait_s
+    began = time.monotonic()
+    until = began + wait_s
     while not stopped and (left := until - time.monotonic()) > 0:
         try:
             action = home.journal.unfinished()
             on_trial = action is not None and action.state == "TRIAL"
             timeout_s = min(left, _LISTENS_S) if on_trial else left
-            words = tuple(listener.wait(timeout_s, lambda request: do(home, request, tell, keeper)))
+            words = tuple(
+                listener.wait(timeout_s, lambda told: do(home, told, tell, keeper, poller))
+            )
             action = home.journal.unfinished()
             if action is not None and action.state == "TRIAL":
                 after = watch(home, action, words)
                 if after.state != action.state:
                     tell(f"{after.model}: {after.state}: {after.reason}")
+            if poller is not None and poller.has_news():
+                until = min(until, began + _SOON_S)
         except (SlipwayError, OSError) as error:
             news.tell(_in_words(error))
             time.sleep(min(max(0.0, until - time.monotonic()), _LISTENS_S))

@@ -46,7 +46,7 @@ def status(config: Config) -> dict[str, Any]:
             "metadata_age_s": fresh and fresh.age_s(now),
             "metadata_expires": fresh and f"{fresh.expires:{TIME_FORM}}",
             "metadata_expired": fresh and now >= fresh.expires,
-            "reports_to_send": len(journal.unsent(1000)) if journal else 0,
+            "reports_to_send": journal.reports_waiting() if journal else 0,
         }
 
 

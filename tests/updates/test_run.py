@@ -21,6 +21,7 @@ from agent.updates.install import confirm_now
 from agent.updates.journal import Action
 from agent.updates.keeping import Keeper
 from agent.updates.outcome import watch
+from agent.updates.polling import Poller
 from agent.updates.recover import recover
 from agent.updates.run import MOST_BACKOFF_S, News, backoff_s, look, once, run
 from agent.updates.source import BusyError
@@ -392,7 +393,13 @@ def turns(
     waits: list[float] = []
 
     def wait(
-        home: Home, keeper: Keeper, listener: Listener, stopped: Any, wait_s: float, news: News
+        home: Home,
+        keeper: Keeper,
+        listener: Listener,
+        stopped: Any,
+        wait_s: float,
+        news: News,
+        poller: Poller | None,
     ) -> None:
         waits.append(wait_s)
         if len(waits) == count:
@@ -450,10 +457,16 @@ def test_the_word_of_an_application_reaches_the_trial(
     waiting = running._wait
 
     def wait(
-        home: Home, keeper: Keeper, listener: Listener, stopped: Any, wait_s: float, news: News
+        home: Home,
+        keeper: Keeper,
+        listener: Listener,
+        stopped: Any,
+        wait_s: float,
+        news: News,
+        poller: Poller | None,
     ) -> None:
         say(config.state, Word(model=MODEL, good=True, reason="well"))
-        waiting(home, keeper, listener, stopped, 0.3, news)
+        waiting(home, keeper, listener, stopped, 0.3, news, poller)
         raise _Enough
 
     monkeypatch.setattr(running, "_wait", wait)
