@@ -58,11 +58,11 @@ def device_of(folder: Path) -> Device:
         StorageError: the folder cannot be written.
         VerificationError: the key or the name cannot be read.
     """
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
     path = folder / KEY
     if not path.exists():
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
         made = Ed25519PrivateKey.generate()
         raw = made.private_bytes(
             serialization.Encoding.PEM,
@@ -71,17 +71,7 @@ def device_of(folder: Path) -> Device:
         )
         with storage_errors(path):
             write_atomic(path, raw, mode=0o600)
-    try:
-        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-        if not isinstance(key, Ed25519PrivateKey):
-            raise TypeError("it is no Ed25519 key")
-    except (OSError, ValueError, TypeError) as error:
-        raise VerificationError(
-            f"The device's key {path} cannot be read: {error}.",
-            cause="The file was damaged, or belongs to another user.",
-            remedy="Restore it from a backup, or remove it: the device then enrols as a new one.",
-        ) from error
-    device = Device("", key)
+    device = device_without_name(folder)
     name = folder / NAME
     if not name.exists():
         # The name stays when the key is replaced: it is of the first one.
@@ -97,6 +87,29 @@ def device_of(folder: Path) -> Device:
         )
     device.device_id = found
     return device
+
+
+def device_without_name(folder: Path) -> Device:
+    """What has the key in a state folder; nothing is made.
+
+    Raises:
+        VerificationError: the key cannot be read.
+    """
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    path = folder / KEY
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+        if not isinstance(key, Ed25519PrivateKey):
+            raise TypeError("it is no Ed25519 key")
+    except (OSError, ValueError, TypeError) as error:
+        raise VerificationError(
+            f"The device's key {path} cannot be read: {error}.",
+            cause="The file was damaged, or belongs to another user.",
+            remedy="Restore it from a backup, or remove it: the device then enrols as a new one.",
+        ) from error
+    return Device("", key)
 
 
 def key_fingerprint(public_key: bytes) -> str:

@@ -14,10 +14,11 @@ from typing import Any
 
 from agent.codec import encode
 from agent.config import Config
-from agent.device import boot_id, named
-from agent.errors import SlipwayError
+from agent.device import boot_id, device_without_name, key_fingerprint, named
+from agent.errors import SlipwayError, VerificationError
 from agent.formats import formats
 from agent.identity import fingerprint
+from agent.membership import membership_of
 from agent.shim import starts_of
 from agent.updates.doubt import doubt_of
 from agent.updates.freshness import TIME_FORM, freshness_of
@@ -32,6 +33,7 @@ def status(config: Config) -> dict[str, Any]:
 
     Raises:
         StorageError: the journal cannot be read.
+        UsageError: what enrolment left cannot be read.
     """
     now = dt.datetime.now(tz=dt.timezone.utc)
     fresh = freshness_of(config.state / "trust")
@@ -41,6 +43,7 @@ def status(config: Config) -> dict[str, Any]:
             "state": str(config.state),
             "boot_id": boot_id(config.root_folder),
             "agent_runs": is_held(config.state),
+            "fleet": _fleet(config),
             "models": [_model(journal, Slots(folder)) for folder in _models(config)],
             "action": _under_way(journal),
             "metadata_age_s": fresh and fresh.age_s(now),
@@ -48,6 +51,18 @@ def status(config: Config) -> dict[str, Any]:
             "metadata_expired": fresh and now >= fresh.expires,
             "reports_to_send": journal.reports_waiting() if journal else 0,
         }
+
+
+def _fleet(config: Config) -> dict[str, Any] | None:
+    found = membership_of(config.state)
+    if found is None:
+        return None
+    return {
+        "server": found.server,
+        "tenant": found.tenant,
+        "group": found.group,
+        "status": found.status,
+    }
 
 
 def doctor(config: Config) -> dict[str, Any]:
@@ -59,14 +74,24 @@ def doctor(config: Config) -> dict[str, Any]:
         problems.append(str(error))
     return {
         "device_id": named(config.state),
+        "key_fingerprint": _key(config),
         "state": str(config.state),
         "repository": config.repository,
         "group": config.group,
+        "fleet": found.get("fleet"),
         "agent_runs": is_held(config.state),
         "fingerprint": encode(fingerprint(config.root_folder)),
         "runtimes": _runtimes(),
         "problems": [*problems, *_problems(config, found)],
     }
+
+
+def _key(config: Config) -> str | None:
+    """What an operator compares; None where there is no key, or not for us to read."""
+    try:
+        return key_fingerprint(device_without_name(config.state).public_key)
+    except VerificationError:
+        return None
 
 
 def _runtimes() -> dict[str, str]:
@@ -92,6 +117,9 @@ def _problems(config: Config, found: dict[str, Any]) -> Iterator[str]:
         yield "No repository is configured: only packages are installed."
     elif "://" not in config.repository and not Path(config.repository).is_dir():
         yield f"The repository {config.repository} is no folder: mount it, or correct agent.toml."
+    fleet = found.get("fleet")
+    if fleet is not None and fleet["status"] != "accepted":
+        yield f"{fleet['server']} says that this device is {fleet['status']}: it gets no work."
     if state.is_dir() and not os.access(state, os.W_OK):
         yield f"{state} belongs to another user: what changes something is to be run as that one."
     if found.get("metadata_expired"):
