@@ -82,7 +82,7 @@ class Double:
         self.tokens.add(token)
         return token
 
-    def assign(self, published: Published, device_id: str, **changes: Any) -> Assignment:
+    def assign(self, published: Published, device_id: str, /, **changes: Any) -> Assignment:
         """Hand a release out."""
         found, envelope = assigned(self.fleet, published, device_id, **changes)
         self.waiting.append(envelope)
@@ -172,7 +172,13 @@ class Double:
 
 
 def assigned(
-    fleet: Fleet, published: Published, device_id: str, *, key: str = "assignment", **changes: Any
+    fleet: Fleet,
+    published: Published,
+    device_id: str,
+    /,
+    *,
+    key: str = "assignment",
+    **changes: Any,
 ) -> tuple[Assignment, dict[str, Any]]:
     """A release for a device, signed by the online key or another one."""
     found = fleet._later(assignment_for(published, device_id=device_id))

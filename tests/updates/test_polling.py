@@ -70,8 +70,7 @@ class Member:
 
     def assign(self, release: str, build: Path | None = None, **changes: Any) -> str:
         published = self.double.fleet.publish(release, build)
-        told = {"device_id": self.home.device.device_id, **changes}
-        found = self.double.assign(published, **told)
+        found = self.double.assign(published, self.home.device.device_id, **changes)
         return found.action_id
 
     def on_trial(self, release: str) -> Action:
