@@ -68,7 +68,10 @@ def enrol(
     with storage_errors(config.state):
         make_folders(config.state)
     with only_agent(config.state):
-        _check_same(membership_of(config.state), server, config.state)
+        before = membership_of(config.state)
+        _check_same(before, server, config.state)
+        if tenant is None and before is not None:
+            tenant = before.tenant
         trusted = _trusted(config, wanted)
         caller = Caller(server)
         root = trusted

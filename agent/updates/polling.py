@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import Callable, Iterable
@@ -288,6 +289,7 @@ def _batch(waiting: Iterable[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
     return found
 
 
+@functools.cache
 def _version() -> str:
     """Of this agent."""
     import importlib.metadata

@@ -73,7 +73,9 @@ def run(config: Config, tell: Tell, prove: Prove = prove_apart) -> int:
                 # Whoever waits to be accepted has not failed, and is not to wait for an hour more.
                 is_pending = isinstance(error, StandingError) and error.standing == "pending"
                 failures = 1 if is_pending else failures + 1
-                wait_s = backoff_s(config.poll_s, failures, random.random())  # noqa: S311
+                # A server that asked to be left alone for longer may fail because it was not.
+                usual_s = max(config.poll_s, 0.0 if poller is None else poller.wait_s)
+                wait_s = backoff_s(usual_s, failures, random.random())  # noqa: S311
                 if isinstance(error, BusyError) and error.after_s is not None:
                     wait_s = max(wait_s, min(error.after_s, MOST_BACKOFF_S))
             news.turn()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import pytest
 
 from agent.config import Idle
 from agent.errors import NetworkError
+from agent.local import Listener, Word, say
 from agent.membership import membership_of
 from agent.updates import report
+from agent.updates import run as running
 from agent.updates.home import Home
 from agent.updates.install import confirm_now, install, take_back
 from agent.updates.journal import Action
@@ -430,6 +433,45 @@ def test_the_next_poll_comes_when_the_server_asks_for_it(
     assert max(waits) <= 1.25 * member.config.poll_s, "whoever waits to be accepted looks often"
     double.lies["/v1/poll"] = says(500, b"")
     assert turns(member.config, monkeypatch, 4, silent)[-1] > 4 * member.config.poll_s
+
+
+def test_what_ends_between_two_polls_brings_the_next_one_forward(
+    double: Double, member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "_SOON_S", 0.2)
+    action = member.on_trial("1.0.0")
+    listener = Listener(member.home.folder)
+    news = running.News(silent)
+    try:
+        say(member.config.state, Word(model=MODEL, good=True, reason="well"))
+        began = time.monotonic()
+        running._wait(member.home, member.keeper, listener, [], 60.0, news, member.poller)
+        assert time.monotonic() - began < 30
+    finally:
+        listener.close()
+    member.look()
+    assert told(double) == [(action.id, "CONFIRMED")]
+
+
+def test_a_server_that_fails_is_not_asked_more_often_than_it_wished(
+    double: Double, member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    double.answer = {"next_poll_s": 1200}
+    member.home.close()
+
+    made: list[float] = []
+
+    def wait(*arguments: Any) -> None:
+        made.append(arguments[4])
+        double.lies["/v1/poll"] = says(500, b"")
+        if len(made) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(running, "_wait", wait)
+    with pytest.raises(KeyboardInterrupt):
+        running.run(member.config, silent, passing)
+    assert made[0] == 1200
+    assert made[1] >= 0.75 * 1200
 
 
 def test_replays_without_an_end_are_answered_once(double: Double, member: Member) -> None:
