@@ -144,6 +144,9 @@ def _parser() -> argparse.ArgumentParser:
     enroll.add_argument(
         "--root-sha256", metavar="HEX", help="of the repository's 1.root.json, without a token"
     )
+    enroll.add_argument(
+        "--new-key", action="store_true", help="replace this device's key; the old one vouches"
+    )
     install = add("install", _install, "Install a package.", "install minilm-1.2.0.zip")
     install.add_argument("package", type=Path)
     add("run", _run, "Poll, install, watch, until it is stopped.", "run")
@@ -228,6 +231,7 @@ def _enroll(chosen: Any) -> Any:
         token=chosen.token,
         tenant=chosen.tenant,
         root_sha256=chosen.root_sha256,
+        new_key=chosen.new_key,
     )
 
 

@@ -7,11 +7,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from agent import disk
 from agent.codec import pre_authentication, pretty
 from agent.errors import VerificationError
 from agent.files import storage_errors, write_atomic
 
 KEY, NAME = "device.key", "device.json"
+NEXT = "device.key.next"
+"""The key that is to replace the device's, until a server has taken it."""
 
 
 class Device:
@@ -58,19 +61,7 @@ def device_of(folder: Path) -> Device:
         StorageError: the folder cannot be written.
         VerificationError: the key or the name cannot be read.
     """
-    path = folder / KEY
-    if not path.exists():
-        from cryptography.hazmat.primitives import serialization
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-        made = Ed25519PrivateKey.generate()
-        raw = made.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        with storage_errors(path):
-            write_atomic(path, raw, mode=0o600)
+    _make_key(folder / KEY)
     device = device_without_name(folder)
     name = folder / NAME
     if not name.exists():
@@ -95,10 +86,55 @@ def device_without_name(folder: Path) -> Device:
     Raises:
         VerificationError: the key cannot be read.
     """
+    return Device("", _key_in(folder / KEY))
+
+
+def successor_of(folder: Path) -> Device:
+    """The same device with the key that is to replace its own; made if there is none.
+
+    Raises:
+        StorageError: the folder cannot be written.
+        VerificationError: a key or the name cannot be read.
+    """
+    _make_key(folder / NEXT)
+    return Device(device_of(folder).device_id, _key_in(folder / NEXT))
+
+
+def has_successor(folder: Path) -> bool:
+    """Whether a new key waits for a server to take it."""
+    return (folder / NEXT).exists()
+
+
+def succeed(folder: Path) -> None:
+    """Make the new key the device's own, durably.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    with storage_errors(folder / KEY):
+        disk.rename(folder / NEXT, folder / KEY)
+        disk.sync_folder(folder)
+
+
+def _make_key(path: Path) -> None:
+    if path.exists():
+        return
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    path = folder / KEY
+    made = Ed25519PrivateKey.generate()
+    raw = made.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    write_atomic(path, raw, mode=0o600)
+
+
+def _key_in(path: Path) -> Any:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
         if not isinstance(key, Ed25519PrivateKey):
@@ -109,7 +145,7 @@ def device_without_name(folder: Path) -> Device:
             cause="The file was damaged, or belongs to another user.",
             remedy="Restore it from a backup, or remove it: the device then enrols as a new one.",
         ) from error
-    return Device("", key)
+    return key
 
 
 def key_fingerprint(public_key: bytes) -> str:

@@ -17,7 +17,14 @@ from typing import Any
 
 from agent.codec import canonical, encode
 from agent.config import Config
-from agent.device import Device, device_of, key_fingerprint
+from agent.device import (
+    Device,
+    device_of,
+    has_successor,
+    key_fingerprint,
+    succeed,
+    successor_of,
+)
 from agent.errors import NetworkError, SlipwayError, UsageError, VerificationError
 from agent.files import make_folders, storage_errors
 from agent.identity import fingerprint
@@ -43,6 +50,7 @@ def enrol(
     token: str | None = None,
     tenant: str | None = None,
     root_sha256: str | None = None,
+    new_key: bool = False,
 ) -> dict[str, Any]:
     """Introduce this device to a server, and keep what it answers; done again, it asks anew.
 
@@ -53,6 +61,7 @@ def enrol(
         tenant: of the server, where it has several.
         root_sha256: of the repository's `1.root.json`, where neither a token nor a file tells whom
             to trust.
+        new_key: replace the device's key by another one, which the old one vouches for.
 
     Returns:
         How the device stands, and its key's fingerprint for an operator to compare.
@@ -77,8 +86,11 @@ def enrol(
         root = trusted
         if root is None:
             root = _early(caller, server, tenant, wanted)
+        if new_key:
+            _check_enrolled(before)
+            successor_of(config.state)
+        answer = _introduce(caller, server, config, tenant, token)
         device = device_of(config.state)
-        answer = _introduce(caller, server, config, device, tenant, token)
         found = Membership(
             server=server,
             fleet=answer.fleet,
@@ -177,6 +189,15 @@ def _check_same(before: Membership | None, server: str, state: Path) -> None:
         )
 
 
+def _check_enrolled(before: Membership | None) -> None:
+    if before is None:
+        raise UsageError(
+            "This device has no key to replace: it was never enrolled.",
+            cause="A new key counts by the word of the one that a server knows.",
+            remedy="Enrol it first, without --new-key.",
+        )
+
+
 def _trusted(config: Config, wanted: str | None) -> bytes | None:
     """The root that this device trusts already; None where there is none, and a hash to find it by.
 
@@ -227,25 +248,49 @@ def _fetched(caller: Caller, place: str, wanted: str | None) -> bytes:
     return reply.content
 
 
+def finish_new_key(config: Config, membership: Membership) -> Device:
+    """Have the server take the key that is to replace the device's, and use it from then on.
+
+    It may have been taken before, by an answer that was lost: the server says so again.
+
+    Raises:
+        NetworkError: the server cannot be reached, or does not take it: the old one is kept.
+    """
+    caller = Caller(membership.server)
+    _introduce(caller, membership.server, config, membership.tenant, None)
+    return device_of(config.state)
+
+
 def _introduce(
-    caller: Caller,
-    server: str,
-    config: Config,
-    device: Device,
-    tenant: str | None,
-    token: str | None,
+    caller: Caller, server: str, config: Config, tenant: str | None, token: str | None
 ) -> Enrolled:
+    """What the server says of this device; a new key that it takes is the device's from then on."""
+    state = config.state
+    device = device_of(state)
+    new = successor_of(state) if has_successor(state) else None
+    who = new or device
     told = Enrolment(
         device_id=device.device_id,
-        public_key=base64.b64encode(device.public_key).decode(),
+        public_key=base64.b64encode(who.public_key).decode(),
         created=int(time.time()),
         proof="",
         tenant=tenant or "default",
         token=token,
         fingerprint=fingerprint(config.root_folder),
     )
-    proof = base64.b64encode(device.sign(enrolment_statement(encode(told)))).decode()
-    body = canonical(dataclasses.replace(told, proof=proof))
+    statement = enrolment_statement(encode(told))
+    told = dataclasses.replace(
+        told,
+        proof=base64.b64encode(who.sign(statement)).decode(),
+        previous_proof=base64.b64encode(device.sign(statement)).decode() if new else None,
+    )
+    answer = _answer(caller, server, canonical(told))
+    if new is not None:
+        succeed(state)
+    return answer
+
+
+def _answer(caller: Caller, server: str, body: bytes) -> Enrolled:
     reply = caller.ask("POST", urllib.parse.urlsplit(server).path + "/v1/enroll", body)
     if reply.status != 200:
         raise error_of(server, reply)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from agent.device import boot_id
+from agent.device import boot_id, has_successor
 from agent.errors import NetworkError, SlipwayError
 from agent.identity import fingerprint_digest
 from agent.local import plain
@@ -27,6 +27,7 @@ from agent.updates.assignment import (
     last_seen,
     opened,
 )
+from agent.updates.enrol import finish_new_key
 from agent.updates.home import Home
 from agent.updates.journal import Action
 from agent.updates.obtain import Tell
@@ -87,6 +88,7 @@ class Poller:
             NetworkError: the server cannot be asked, or takes nothing from this device.
         """
         self._assigned, self._heard, self._is_silent = None, None, True
+        self._use_new_key(tell)
         told, ends = self._what_is_so()
         try:
             answer = self._server.poll(told)
@@ -178,6 +180,19 @@ class Poller:
             return False
         journal = self._home.journal
         return self._heard != self._under_way() or bool(journal.over_since(journal.number(TOLD), 1))
+
+    def _use_new_key(self, tell: Tell) -> None:
+        """Finish what `sdk-agent enroll --new-key` began, if that was cut off."""
+        if not has_successor(self._home.folder):
+            return
+        try:
+            self._home.device = finish_new_key(self._home.config, self._membership)
+        except NetworkError as error:
+            tell(f"the new key is not in use yet: {error.what}")
+            return
+        self._server = Server(
+            self._membership, self._home.device, self._home.journal, self._home.now
+        )
 
     def _send(self, batch: list[tuple[str, bytes]], tell: Tell) -> None:
         """What the server cannot read is told and left behind, so that it holds up no other."""

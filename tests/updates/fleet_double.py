@@ -121,6 +121,13 @@ class Double:
         except NotSigned:
             return refused(401, "unsigned")
         device_id, token = told["device_id"], told.get("token")
+        before = self.keys.get(device_id)
+        if before is not None and before != key:
+            try:
+                proof = base64.b64decode(told["previous_proof"] or "")
+                before.verify(proof, enrolment_statement(told))
+            except NotSigned:
+                return refused(403, "taken")
         if token is not None and device_id not in self.keys:
             if token not in self.tokens:
                 return refused(401, "token")

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from agent.cli import main
 from agent.config import Config, read_config
-from agent.device import device_of, key_fingerprint
+from agent.device import device_of, key_fingerprint, successor_of
 from agent.errors import (
     NetworkError,
     SlipwayError,
@@ -24,10 +25,12 @@ from agent.errors import (
 from agent.membership import FILE, Membership, keep_membership, membership_of
 from agent.updates.enrol import enrol, server_address
 from agent.updates.home import Home
+from agent.updates.keeping import Keeper
+from agent.updates.run import look
 from agent.updates.server import StandingError
 from agent.updates.trust import ROOT, begin_trust
 from tests.updates.devices import fresh_fleet
-from tests.updates.fleet import Fleet
+from tests.updates.fleet import Fleet, passing
 from tests.updates.fleet_double import NAME, REPOSITORY, Double, refused, says, served
 
 pytestmark = pytest.mark.usefixtures("without_fsync")
@@ -210,6 +213,51 @@ def test_an_agent_at_work_is_to_be_stopped_first(double: Double, config: Config)
     enrol(config, double.url, token=double.token())
     with Home(config), pytest.raises(StorageError, match="Another agent"):
         enrol(config, double.url)
+
+
+def test_a_new_key_counts_by_the_word_of_the_old_one(double: Double, config: Config) -> None:
+    first = enrol(config, double.url, token=double.token())
+    again = enrol(config, double.url, new_key=True)
+    assert again["device_id"] == first["device_id"], "the name stays"
+    assert again["key_fingerprint"] != first["key_fingerprint"]
+    assert kept(config) >= {"device.key"}
+    assert "device.key.next" not in kept(config)
+    assert (config.state / "device.key").stat().st_mode & 0o777 == 0o600
+    assert double.keys[first["device_id"]].public_bytes_raw() == device_of(config.state).public_key
+
+
+def test_a_key_that_was_never_enrolled_is_not_replaced(double: Double, config: Config) -> None:
+    with pytest.raises(UsageError, match="no key to replace"):
+        enrol(config, double.url, token=double.token(), new_key=True)
+    assert double.tokens
+
+
+@pytest.mark.parametrize("taken", [False, True], ids=["before", "after"])
+def test_a_change_of_keys_that_was_cut_off_is_finished_by_the_agent(
+    double: Double, config: Config, taken: bool
+) -> None:
+    """Before the server took the new key, or after that and before the device heard of it."""
+    first = enrol(config, double.url, token=double.token())
+    old = (config.state / "device.key").read_bytes()
+    double.lies["/v1/enroll"] = says(500, b"")
+    with pytest.raises(NetworkError):
+        enrol(config, double.url, new_key=True)
+    new = (config.state / "device.key.next").read_bytes()
+    assert (config.state / "device.key").read_bytes() == old
+    with Home(read_config(None, config.state)) as home:
+        lines: list[str] = []
+        look(home, Keeper(passing), lines.append)
+        assert any("not in use yet" in line for line in lines)
+        assert len(double.polls) == 1, "the old one goes on"
+        double.lies.clear()
+        if taken:
+            double.keys[first["device_id"]] = Ed25519PublicKey.from_public_bytes(
+                successor_of(config.state).public_key
+            )
+        look(home, Keeper(passing), lines.append)
+        assert len(double.polls) == 2
+    assert (config.state / "device.key").read_bytes() == new
+    assert "device.key.next" not in kept(config)
 
 
 def test_a_server_under_a_path(double: Double, config: Config) -> None:
