@@ -26,12 +26,14 @@ Standing = Literal[
 ]
 """Of one device in a rollout: it has not come for the work, is at it, came to that end, fell
 silent over it, or did not come for it in time."""
-RolloutState = Literal["running", "paused", "halted", "finished", "reverting", "cancelled"]
+RolloutState = Literal[
+    "running", "paused", "halted", "finished", "reverting", "reverted", "cancelled"
+]
 Command = Literal["pause", "resume", "cancel", "revert"]
 Step = Literal["wait", "open", "halt", "finish"]
 
-BAD: frozenset[Standing] = frozenset({"failed", "rejected", "rolled_back", "timed_out"})
-_OVER: frozenset[Standing] = BAD | {"confirmed"}
+BAD: tuple[Standing, ...] = ("failed", "rejected", "rolled_back", "timed_out")
+_OVER: tuple[Standing, ...] = (*BAD, "confirmed")
 _ENDS: Mapping[State, Standing] = {
     "CONFIRMED": "confirmed",
     "FAILED": "failed",
@@ -54,6 +56,7 @@ _COMMANDS: Mapping[Command, Mapping[RolloutState, RolloutState]] = {
         "finished": "reverting",
         "cancelled": "reverting",
         "reverting": "reverting",
+        "reverted": "reverted",
     },
 }
 
@@ -79,7 +82,7 @@ class Stage:
 class Threshold:
     """Stops a rollout at once, whichever stage it is in."""
 
-    outcomes: frozenset[Standing] = BAD
+    outcomes: tuple[Standing, ...] = BAD
     share: float
     """Of those that tried it."""
     at_least: int = 1
@@ -93,6 +96,8 @@ class Rollout:
     stages: tuple[Stage, ...]
     halt_if: tuple[Threshold, ...] = ()
     """Any of them, of all devices together or of one kind of hardware."""
+    on_halt: Literal["pause", "revert"] = "pause"
+    """Then wait for an operator, or send the devices that took it back to what they ran before."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,9 +201,9 @@ def check(rollout: Rollout) -> None:
             raise _contradiction(
                 f"it halts at {told}", "Give a share above 0, at most 1, of at least 1 device"
             )
-        if not threshold.outcomes or threshold.outcomes - BAD:
-            named = ", ".join(sorted(threshold.outcomes)) or "nothing"
-            raise _contradiction(f"it halts at {named}", f"Known are {', '.join(sorted(BAD))}")
+        if not threshold.outcomes or set(threshold.outcomes) - set(BAD):
+            named = ", ".join(threshold.outcomes) or "nothing"
+            raise _contradiction(f"it halts at {named}", f"Known are {', '.join(BAD)}")
 
 
 def place(rollout_id: str, device_id: str) -> float:

@@ -1,0 +1,1 @@
+"""What the server decides, without a database, a network or a clock. Pure."""

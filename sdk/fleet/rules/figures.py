@@ -1,0 +1,90 @@
+"""What of a report's figures is kept: known names, finite numbers that could be measured. Pure.
+
+A device signs what it likes. What goes into tables, metrics and gates is only what could have been
+measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from agent.errors import VerificationError
+from agent.updates.report import Report
+from agent.updates.states import TRANSITIONS
+
+MOST_PROOF = 64
+"""Variants that one report speaks of."""
+_RANGES: Mapping[str, tuple[float, float]] = {
+    "memory_bytes": (0.0, 2.0**50),
+    "ratio_to_running": (1e-6, 1e6),
+    "p50_ms": (1e-6, 1e9),
+    "drop": (-1e6, 1e6),
+}
+"""Name -> the least and the most that could be measured."""
+
+
+def check(report: Report, device_id: str) -> dict[str, Any]:
+    """The figures of a report about the variant that was chosen.
+
+    Returns:
+        Of `memory_bytes`, `p50_ms`, `drop` and `ratio_to_running` {value, low, high} those that the
+        report has.
+
+    Raises:
+        VerificationError: it is another device's, of no known state, or a figure is impossible.
+    """
+    if report.device_id != device_id:
+        raise _refused(f"it is of the device {report.device_id[:64]!r}")
+    if report.state not in TRANSITIONS:
+        raise _refused(f"there is no state {report.state[:40]!r}")
+    for name in ("model", "release", "variant", "reason", "action_id"):
+        text = getattr(report, name) or ""
+        if len(text) > (2000 if name == "reason" else 200):
+            raise _refused(f"its {name} has {len(text)} characters")
+    proofs = report.proof or {}
+    if len(proofs) > MOST_PROOF:
+        raise _refused(f"it speaks of {len(proofs)} variants")
+    chosen = proofs.get(report.variant) if report.variant is not None else None
+    facts = chosen.get("facts") if isinstance(chosen, Mapping) else None
+    return _figures(facts) if isinstance(facts, Mapping) else {}
+
+
+def _figures(facts: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if facts.get("memory_bytes") is not None:
+        found["memory_bytes"] = _number("memory_bytes", facts["memory_bytes"])
+    measured = facts.get("measurement")
+    latency = measured.get("latency_ms") if isinstance(measured, Mapping) else None
+    if isinstance(latency, Mapping) and latency.get("p50") is not None:
+        found["p50_ms"] = _number("p50_ms", latency["p50"])
+    for name in ("drop", "ratio_to_running"):
+        told = facts.get(name)
+        if isinstance(told, Mapping):
+            found[name] = {
+                key: _number(name, told[key]) for key in ("value", "low", "high") if key in told
+            }
+    return found
+
+
+def _number(name: str, told: Any) -> float:
+    """A number, or the string of one: what is signed holds integers only."""
+    least, most = _RANGES[name]
+    if isinstance(told, bool) or not isinstance(told, (int, float, str)) or len(str(told)) > 40:
+        raise _refused(f"{name} is {str(told)[:40]!r}, and no number")
+    try:
+        value = float(told)
+    except ValueError as error:
+        raise _refused(f"{name} is {str(told)[:40]!r}, and no number") from error
+    if not (math.isfinite(value) and least <= value <= most):
+        raise _refused(f"{name} is {value:g}, and lies between {least:g} and {most:g}")
+    return value
+
+
+def _refused(why: str) -> VerificationError:
+    return VerificationError(
+        f"The report is not taken: {why}.",
+        cause="The device, or whoever has its key, does not tell what was measured.",
+        remedy="Look at the device: sdk fleet devices show ID",
+    )

@@ -1,0 +1,1 @@
+"""What the server remembers: the rules' inputs and outcomes, as rows."""

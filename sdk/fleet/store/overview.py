@@ -1,0 +1,128 @@
+"""The fleet as a whole: rollouts and how far they have come, reports, the numbers of a status."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from sdk.fleet import tables as t
+from sdk.fleet.refusals import missing
+from sdk.fleet.rules.rollout import Tally
+from sdk.fleet.store import devices
+from sdk.fleet.store.rollouts import progress
+
+_BRIEF = (
+    *("id", "model", "release", "group_name", "device_id", "state", "stage", "reason", "reverts"),
+    *("made_s", "made_by", "changed_s"),
+)
+
+
+def status(connection: sa.Connection, tenant: str, now_s: float) -> dict[str, Any]:
+    """Counts of devices, and the rollouts that are not over with their progress."""
+    rows = connection.execute(
+        sa.select(t.rollout)
+        .where(
+            t.rollout.c.tenant == tenant,
+            t.rollout.c.state.in_(("running", "paused", "halted", "reverting")),
+        )
+        .order_by(t.rollout.c.made_s.desc())
+        .limit(100)
+    ).all()
+    return {
+        **devices.counts(connection, tenant, now_s),
+        "rollouts": [_told(connection, row, now_s) for row in rows],
+    }
+
+
+def rollouts(connection: sa.Connection, tenant: str, most: int) -> list[dict[str, Any]]:
+    """Rollouts, the newest first."""
+    rows = connection.execute(
+        sa.select(t.rollout)
+        .where(t.rollout.c.tenant == tenant)
+        .order_by(t.rollout.c.made_s.desc())
+        .limit(most)
+    )
+    return [_brief(row) for row in rows]
+
+
+def rollout(
+    connection: sa.Connection, tenant: str, rollout_id: str, now_s: float
+) -> dict[str, Any]:
+    """How far a rollout has come; why devices refused it; how its speed compares, by hardware.
+
+    Raises:
+        RefusedError: there is none of that name here.
+    """
+    row = connection.execute(
+        sa.select(t.rollout).where(t.rollout.c.tenant == tenant, t.rollout.c.id == rollout_id)
+    ).first()
+    if row is None:
+        raise missing("rollout", rollout_id)
+    reasons = connection.execute(
+        sa.select(t.action.c.state, t.action.c.reason, sa.func.count().label("devices"))
+        .where(
+            t.action.c.rollout_id == rollout_id,
+            t.action.c.state.in_(("FAILED", "REJECTED", "ROLLED_BACK")),
+        )
+        .group_by(t.action.c.state, t.action.c.reason)
+        .order_by(sa.func.count().desc())
+        .limit(20)
+    ).all()
+    return {
+        **_told(connection, row, now_s),
+        "plan": row.plan,
+        "gates": row.gates,
+        "manifest_sha256": row.manifest_sha256,
+        "reasons": [dict(one._mapping) for one in reasons],  # noqa: SLF001
+        "ratios": _ratios(connection, rollout_id),
+    }
+
+
+def reports(
+    connection: sa.Connection, tenant: str, device_id: str | None, after: int, most: int
+) -> list[dict[str, Any]]:
+    """Reports in the order in which they came, without their envelopes."""
+    columns = [column for column in t.report.c if column.name not in ("envelope", "tenant")]
+    wanted = sa.select(*columns).where(t.report.c.tenant == tenant, t.report.c.id > after)
+    if device_id is not None:
+        wanted = wanted.where(t.report.c.device_id == device_id)
+    rows = connection.execute(wanted.order_by(t.report.c.id).limit(most))
+    return [dict(row._mapping) for row in rows]  # noqa: SLF001
+
+
+def _told(connection: sa.Connection, row: Any, now_s: float) -> dict[str, Any]:
+    found = progress(connection, row, now_s)
+    return {
+        **_brief(row),
+        "stages": len(row.plan["stages"]),
+        "progress": _counts(found.in_stage),
+        "by_hardware": {name: _counts(one) for name, one in found.by_hardware.items()},
+    }
+
+
+def _brief(row: Any) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in _BRIEF}
+
+
+def _counts(found: Tally) -> dict[str, int]:
+    return {name: count for name, count in found.counts.items() if count}
+
+
+def _ratios(connection: sa.Connection, rollout_id: str) -> dict[str, dict[str, Any]]:
+    """Hardware -> the median of the devices' paired ratios, and how many there are.
+
+    The median, so that a few devices that lie or ail do not move it.
+    """
+    rows = connection.execute(
+        sa.select(t.ratio.c.hardware, t.ratio.c.value)
+        .where(t.ratio.c.rollout_id == rollout_id)
+        .order_by(t.ratio.c.hardware, t.ratio.c.value)
+    ).all()
+    by_hardware: dict[str, list[float]] = {}
+    for row in rows:
+        by_hardware.setdefault(row.hardware, []).append(row.value)
+    return {
+        name: {"median": values[len(values) // 2], "devices": len(values)}
+        for name, values in by_hardware.items()
+    }

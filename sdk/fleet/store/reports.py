@@ -1,0 +1,137 @@
+"""Reports as rows: opened, checked, stored once."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from agent.codec import decode, loads_signed, pre_authentication
+from agent.errors import VerificationError
+from agent.updates.report import REPORT_TYPE, Report
+from sdk.fleet import tables as t
+from sdk.fleet.rules import figures
+
+MOST_BYTES = 256 << 10
+"""No report is longer."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NewReport:
+    """A report whose signature holds."""
+
+    report: Report
+    figures: Mapping[str, Any]
+    envelope: bytes
+    tenant: str = ""
+    hardware: str = ""
+    received_s: float = 0.0
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """It is kept once for this."""
+        return self.report.device_id, self.report.action_id, self.report.state
+
+
+def opened_report(
+    envelope: Mapping[str, Any], device_id: str, public_keys: Sequence[bytes]
+) -> NewReport:
+    """The report in an envelope, if the device signed it and what it says could be.
+
+    Args:
+        envelope: DSSE, as JSON has it.
+        device_id: whose it has to be.
+        public_keys: the device's, the present one and the one before it.
+
+    Raises:
+        VerificationError: it is malformed, not signed so, or says what cannot be.
+    """
+    payload = _payload(envelope, public_keys)
+    try:
+        value = loads_signed(payload)
+    except ValueError as error:
+        raise _malformed(f"{error}") from error
+    report = decode(Report, value, "report")
+    content = json.dumps(envelope, separators=(",", ":"), sort_keys=True).encode()
+    return NewReport(report=report, figures=figures.check(report, device_id), envelope=content)
+
+
+def store(connection: sa.Connection, reports: Sequence[NewReport]) -> None:
+    """Keep reports that are not kept yet, and the ratios in them."""
+    for new in reports:
+        report = new.report
+        row = connection.execute(
+            t.report.insert().returning(t.report.c.id),
+            {
+                "tenant": new.tenant,
+                "device_id": report.device_id,
+                "action_id": report.action_id,
+                "state": report.state,
+                "journal_seq": report.journal_seq,
+                "received_s": new.received_s,
+                "model": report.model,
+                "release": report.release,
+                "variant": report.variant,
+                "manifest_sha256": report.manifest_sha256,
+                "fingerprint_sha256": report.fingerprint_sha256,
+                "hardware": new.hardware,
+                "reason": report.reason,
+                "figures": dict(new.figures),
+                "envelope": new.envelope,
+            },
+        ).scalar_one()
+        told = new.figures.get("ratio_to_running")
+        if told and {"value", "low", "high"} <= set(told) and report.state == "TRIAL":
+            rollout_id = connection.execute(
+                sa.select(t.action.c.rollout_id).where(t.action.c.id == report.action_id)
+            ).scalar()
+            connection.execute(
+                t.ratio.insert(),
+                {
+                    "report_id": row,
+                    "tenant": new.tenant,
+                    "rollout_id": rollout_id,
+                    "device_id": report.device_id,
+                    "hardware": new.hardware,
+                    "variant": report.variant,
+                    **told,
+                },
+            )
+
+
+def _payload(envelope: Mapping[str, Any], public_keys: Sequence[bytes]) -> bytes:
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    try:
+        kind = envelope["payloadType"]
+        payload = base64.b64decode(envelope["payload"], validate=True)
+        (signature,) = envelope["signatures"]
+        sig = base64.b64decode(signature["sig"], validate=True)
+    except (LookupError, TypeError, ValueError) as error:
+        raise _malformed(f"{type(error).__name__}: {error}"[:200]) from error
+    if kind != REPORT_TYPE or len(payload) > MOST_BYTES:
+        raise _malformed(f"it is of the type {str(kind)[:80]!r} and has {len(payload)} bytes")
+    for key in public_keys:
+        try:
+            Ed25519PublicKey.from_public_bytes(key).verify(sig, pre_authentication(kind, payload))
+        except InvalidSignature:
+            continue
+        return payload
+    raise VerificationError(
+        "The report is not signed by the device that sends it.",
+        cause="It is another device's, or was changed on the way.",
+        remedy="Nothing was stored.",
+    )
+
+
+def _malformed(why: str) -> VerificationError:
+    return VerificationError(
+        f"The report cannot be read: {why}.",
+        cause="It was cut short, or made by something else.",
+        remedy="Nothing was stored.",
+    )

@@ -1,0 +1,1 @@
+"""What the server answers: HTTP, and nothing that decides."""

@@ -1,0 +1,59 @@
+"""No request may be longer, slower or packed tighter than is allowed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+SLOW_S = 20.0
+"""A body, or the next piece of a long one, comes within this."""
+
+
+class Bounds:
+    """An ASGI layer that counts what comes in."""
+
+    def __init__(self, app: ASGIApp, most_bytes: Callable[[str], int], slow_s: float = SLOW_S):
+        """`most_bytes` says how long a body may be, by the path."""
+        self._app = app
+        self._most_bytes = most_bytes
+        self._slow_s = slow_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, bounded."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        most, came, is_whole = self._most_bytes(scope["path"]), 0, False
+        headers = dict(scope["headers"])
+        refusal = _refused(headers, most)
+
+        async def bounded() -> Message:
+            nonlocal came, is_whole
+            if is_whole:  # whoever asks now waits for the client to go
+                return await receive()
+            if refusal is not None:
+                raise refusal
+            try:
+                async with asyncio.timeout(self._slow_s):
+                    message = await receive()
+            except TimeoutError as error:
+                raise HTTPException(408, "slow") from error
+            came += len(message.get("body", b""))
+            if came > most:
+                raise HTTPException(413, "large")
+            is_whole = not message.get("more_body", False)
+            return message
+
+        await self._app(scope, bounded, send)
+
+
+def _refused(headers: dict[bytes, bytes], most: int) -> HTTPException | None:
+    if headers.get(b"content-encoding", b"identity").strip().lower() not in (b"", b"identity"):
+        return HTTPException(415, "encoded")
+    length = headers.get(b"content-length", b"0")
+    if length.isdigit() and int(length[:20]) > most:
+        return HTTPException(413, "large")
+    return None

@@ -1,0 +1,98 @@
+"""Numbers for Prometheus: few labels, and none that a device could make up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from agent.errors import StorageError
+from sdk.fleet.database import reading
+from sdk.fleet.server import Server
+from sdk.fleet.store.devices import counts
+
+_KEPT_S = 10.0
+"""The fleet is counted anew so often at most, however many scrape."""
+_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+
+
+class Metrics:
+    """One process's counters, and an ASGI layer that counts."""
+
+    def __init__(self, app: ASGIApp, server: Server) -> None:
+        self.registry = CollectorRegistry()
+        self._app = app
+        self._requests = Counter(
+            "slipway_requests", "Requests, by route and status.", ("route", "status"),
+            registry=self.registry,
+        )  # fmt: skip
+        self._seconds = Histogram(
+            "slipway_request_seconds", "Time to answer, by route.", ("route",),
+            buckets=_BUCKETS, registry=self.registry,
+        )  # fmt: skip
+        self.registry.register(_Fleet(server))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, counted."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        scope["app_metrics"] = self.registry
+        status, began = 500, time.perf_counter()
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        finally:
+            route = getattr(scope.get("route"), "path", "none")
+            self._requests.labels(route, str(status)).inc()
+            self._seconds.labels(route).observe(time.perf_counter() - began)
+
+
+class _Fleet(Collector):
+    """What the database says of all devices together."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._counted: tuple[float, dict[str, float]] = (float("-inf"), {})
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """The gauges as they are now, or were a moment ago."""
+        standings = GaugeMetricFamily(
+            "slipway_devices", "Devices, by how they stand.", labels=("standing",)
+        )
+        told = self._count()
+        for standing in ("accepted", "pending", "rejected", "quarantined"):
+            standings.add_metric((standing,), told.get(standing, 0.0))
+        yield standings
+        yield GaugeMetricFamily(
+            "slipway_devices_silent", "Accepted devices that do not poll.", told.get("silent", 0.0)
+        )
+        yield GaugeMetricFamily(
+            "slipway_devices_fell_back", "Devices that run what they did not confirm last.",
+            told.get("fell_back", 0.0),
+        )  # fmt: skip
+        yield GaugeMetricFamily(
+            "slipway_waited_seconds", "How long requests wait to be written.",
+            self._server.committer.waited_s,
+        )  # fmt: skip
+
+    def _count(self) -> dict[str, float]:
+        if time.monotonic() - self._counted[0] > _KEPT_S:
+            try:
+                with reading(self._server.engine) as connection:
+                    found = counts(connection, None, self._server.now_s())
+            except StorageError:
+                return self._counted[1]
+            told = {**found["standings"], "silent": found["silent"]}
+            self._counted = (time.monotonic(), {**told, "fell_back": found["fell_back"]})
+        return self._counted[1]

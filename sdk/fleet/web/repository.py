@@ -1,0 +1,76 @@
+"""A tenant's repository: its files with ranges, cached for ever where a name tells the content."""
+
+from __future__ import annotations
+
+import re
+import stat
+from pathlib import Path
+
+from fastapi import APIRouter
+from fastapi.responses import FileResponse
+from starlette.responses import Response
+
+from sdk.fleet.refusals import RefusedError
+from sdk.fleet.web.desk import Desk
+from sdk.fleet.web.errors import responses
+
+_FOR_EVER = "public, max-age=31536000, immutable"
+_PART = r"[A-Za-z0-9_@+=][A-Za-z0-9_.@+=-]{0,199}"
+_SERVED = (
+    (re.compile(r"blobs/sha256/([0-9a-f]{64})"), _FOR_EVER),
+    (re.compile(rf"targets/models/{_PART}/{_PART}/([0-9a-f]{{64}})\.manifest\.json"), _FOR_EVER),
+    (re.compile(rf"metadata/[0-9]{{1,16}}\.{_PART}\.json"), _FOR_EVER),
+    (re.compile(r"metadata/timestamp\.json"), "no-cache"),
+)
+"""What is served of the folder, and for how long it may be kept."""
+
+
+router = APIRouter(prefix="/v1/repo", tags=["repository"])
+
+
+@router.get(
+    "/{tenant}/{path:path}",
+    response_class=FileResponse,
+    responses={
+        200: {"content": {"application/octet-stream": {}}},
+        206: {"description": "The part that was asked for."},
+        416: {"description": "There is no such part."},
+        **responses(400, 404),
+    },
+)
+@router.head("/{tenant}/{path:path}", include_in_schema=False)
+def file(server: Desk, tenant: str, path: str) -> Response:
+    """A file of a TUF repository: metadata, a manifest or a blob."""
+    own = server.tenants.get(tenant)
+    if own is None:
+        raise _missing(tenant, path)
+    return _file(own.folder, tenant, path)
+
+
+def _file(folder: Path, tenant: str, path: str) -> Response:
+    for form, kept in _SERVED:
+        found = form.fullmatch(path)
+        if found is None:
+            continue
+        place = folder / path
+        try:
+            state = place.stat()
+        except OSError as error:
+            raise _missing(tenant, path) from error
+        if not stat.S_ISREG(state.st_mode):
+            raise _missing(tenant, path)
+        headers = {"Cache-Control": kept}
+        if found.groups():  # its name is its content's
+            headers["ETag"] = f'"{found[1]}"'
+        kind = "application/json" if path.endswith(".json") else "application/octet-stream"
+        return FileResponse(place, stat_result=state, media_type=kind, headers=headers)
+    raise _missing(tenant, path)
+
+
+def _missing(tenant: str, path: str) -> RefusedError:
+    return RefusedError(
+        "missing",
+        f"The repository of {tenant[:80]!r} has no {path[:200]!r}.",
+        cause="It was not published here.",
+        remedy="Publish it, or look at the address.",
+    )
