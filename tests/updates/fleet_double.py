@@ -242,10 +242,11 @@ def served(fleet: Fleet) -> Iterator[Double]:
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True
         timeout = 5.0
+        body = b""
 
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            self._answered(lambda path: double.reply(path, body, self.headers))
+            self.body = self.rfile.read(int(self.headers["Content-Length"]))
+            self._answered(lambda path: double.reply(path, self.body, self.headers))
 
         def do_GET(self) -> None:
             self._answered(self._got)

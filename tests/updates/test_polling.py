@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 
 from agent.config import Idle
+from agent.device import device_of
 from agent.errors import NetworkError
 from agent.local import Listener, Word, say
 from agent.membership import membership_of
@@ -30,6 +33,7 @@ from sdk.release import ceremony
 from tests.updates.devices import fresh_fleet
 from tests.updates.fleet import GROUP, MODEL, Fleet, passing, silent
 from tests.updates.fleet_double import Double, joined, refused, replayed, says, served
+from tests.updates.test_cli import at_work
 from tests.updates.test_run import other_model, turns
 
 pytestmark = pytest.mark.usefixtures("without_fsync")
@@ -495,6 +499,52 @@ def test_a_device_without_a_server_asks_none(fleet: Fleet, double: Double) -> No
     assert double.paths("/v1/poll") == []
     assert double.paths(f"group-{GROUP}")
     assert status(config)["fleet"] is None
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("state", ["DOWNLOADING", "STAGED", "PREFLIGHT", "ACTIVATING", "TRIAL"])
+def test_an_agent_that_is_killed_in_any_state_converges_and_reports_once(
+    double: Double, tmp_path: Path, state: str
+) -> None:
+    config = joined(double)
+    (config.state / "agent.toml").write_text("reserve_mib = 0\npoll_s = 1\n")
+    double.answer = {"next_poll_s": 1}
+    device_id = device_of(config.state).device_id
+    action_id = double.assign(double.fleet.publish("1.0.0"), device_id).action_id
+    reached, killed = threading.Event(), threading.Event()
+
+    def hold(handler: Any) -> None:
+        if json.loads(handler.body)["state"] == state:
+            reached.set()
+            killed.wait(30)
+        says(200, {})(handler)
+
+    double.lies[f"/v1/actions/{action_id}/state"] = hold
+    with at_work(config, tmp_path / "log") as agent:
+        assert reached.wait(30)
+        agent.process.kill()
+        agent.process.wait(20)
+        killed.set()
+    double.lies.clear()
+
+    def until(end: str) -> None:
+        deadline = time.monotonic() + 60
+        while (action_id, end) not in told(double):
+            assert time.monotonic() < deadline, (tmp_path / "log").read_text()
+            time.sleep(0.05)
+
+    double.polls.append({"actions": []})
+    with at_work(config, tmp_path / "log") as agent:
+        until("TRIAL")
+        say(config.state, Word(model=MODEL, good=True, reason="well"))
+        until("CONFIRMED")
+        deadline = time.monotonic() + 60
+        while len(double.reports) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert agent.stop() == 0
+    assert [one["state"] for one in double.reports] == ["TRIAL", "CONFIRMED"]
+    assert status(config)["models"][0]["release"] == "1.0.0"
 
 
 def test_old_metadata_is_looked_at_before_an_assignment_is_judged(
