@@ -13,6 +13,10 @@ from sdk.fleet.refusals import RefusedError, missing
 from sdk.fleet.store.access import ensure_group
 from sdk.fleet.store.targets import join_finished, withdraw
 
+_MODEL = (
+    *("model", "desired_sha256", "desired", "activated_sha256", "confirmed_sha256"),
+    *("running_sha256", "running", "variant", "slot", "previous_sha256", "fell_back"),
+)
 SILENT_S = 600.0
 """A device that was not heard of for so long counts as silent."""
 
@@ -290,10 +294,10 @@ def _models(connection: sa.Connection, ids: Sequence[str]) -> dict[str, list[dic
                 "fell_back": bool(run.fell_back),
             }
         )
-    for (device_id, model), (sha256, release) in desired.items():
-        found.setdefault(device_id, []).append(
-            {"model": model, "desired_sha256": sha256, "desired": release}
-        )
+    for (device_id, model), (sha256, release) in desired.items():  # nothing of it runs there yet
+        known = dict.fromkeys(_MODEL)
+        known |= {"model": model, "desired_sha256": sha256, "desired": release, "fell_back": False}
+        found.setdefault(device_id, []).append(known)
     return found
 
 

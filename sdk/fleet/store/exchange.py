@@ -18,6 +18,7 @@ from agent.codec import encode
 from agent.errors import SlipwayError
 from agent.identity import fingerprint_digest
 from agent.manifest import Fingerprint
+from agent.updates.states import FINAL
 from agent.updates.wire import Answer, Doing, Poll, Reports, ReportsTaken, StateOf
 from sdk.fleet import tables as t
 from sdk.fleet.hardware import hardware_of
@@ -122,17 +123,29 @@ class _Batch:
                 fingerprint_sha256=row.fingerprint_sha256,
                 hardware=row.hardware,
             )
-        works = self._connection.execute(
+        self._load_works(sa.and_(t.action.c.device_id.in_(list(self._devices)), t.NOT_OVER))
+        spoken_of = _under_way(asks) - {
+            name for device in self._devices.values() for name in device.works
+        }
+        if spoken_of:  # a device is at something that was called off, or helps itself
+            unended = sa.or_(t.action.c.state.is_(None), t.action.c.state.not_in(FINAL))
+            self._load_works(sa.and_(t.action.c.id.in_(spoken_of), unended))
+
+    def _load_works(self, where: sa.ColumnElement[bool]) -> None:
+        rows = self._connection.execute(
             sa.select(
                 t.action.c.id, t.action.c.device_id, t.action.c.model, t.action.c.status,
                 t.action.c.assignment_seq, t.action.c.state, t.action.c.journal_seq,
-            ).where(t.action.c.device_id.in_(list(self._devices)), t.NOT_OVER)
+            ).where(where)
         )  # fmt: skip
-        for row in works:
-            self._devices[row.device_id].works[row.id] = Work(
+        for row in rows:
+            device = self._devices.get(row.device_id)
+            if device is None:  # somebody speaks of another's
+                continue
+            device.works[row.id] = Work(
                 id=row.id,
                 model=row.model,
-                status=row.status,
+                status="withdrawn" if row.status == "over" else row.status,
                 assignment_seq=row.assignment_seq,
                 state=row.state,
                 journal_seq=row.journal_seq,
@@ -413,6 +426,12 @@ def upsert(
     insert = dialect.insert(table).values(dict(values))
     changed = {name: insert.excluded[name] for name in values if name not in key}
     connection.execute(insert.on_conflict_do_update(index_elements=list(key), set_=changed))
+
+
+def _under_way(asks: Iterable[Ask]) -> set[str]:
+    """The actions that devices say they are at."""
+    polls = [ask.body for ask in asks if isinstance(ask.body, Poll)]
+    return {one.action_id for poll in polls for one in poll.actions if one.state not in FINAL}
 
 
 def _verify(public_key: bytes, ask: Ask) -> None:
