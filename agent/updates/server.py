@@ -170,7 +170,8 @@ class Server:
 
     def _mend(self, code: str, record: dict[str, Any]) -> bool:
         """Whether another attempt is worth it, as another one."""
-        if code == "clock":
+        if code == "clock" or (code == "unsigned" and self._clock_is_off):
+            # The second: a server that was started anew does not know its nonces any more.
             self._clock_is_off, self._nonce = True, None
             return True
         seen = record.get("request_seq")

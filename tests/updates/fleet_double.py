@@ -157,7 +157,7 @@ class Double:
             return refused(401, "unsigned", what=str(error))
         created = re.search(r";created=([0-9]+);", given)
         if created is None and _parameter(given, "nonce") not in self.nonces:
-            return refused(401, "clock")
+            return refused(401, "unsigned")
         if created and abs(int(created[1]) - time.time() - self.clock_s) > WINDOW_S:
             return refused(401, "clock")
         if self.standing != "accepted":
