@@ -149,13 +149,13 @@ def _key_in(path: Path) -> Any:
 
 
 def key_fingerprint(public_key: bytes) -> str:
-    """What two people compare of a key: its sha256, in groups.
+    """What two people compare of a key: its sha256, in groups of four.
 
-    >>> key_fingerprint(bytes(32))[:26]
-    '66687aad f862bd77 6c8fc18b'
+    >>> key_fingerprint(bytes(32))[:19]
+    '6668:7aad:f862:bd77'
     """
     digest = hashlib.sha256(public_key).hexdigest()
-    return " ".join(digest[at : at + 8] for at in range(0, 64, 8))
+    return ":".join(digest[at : at + 4] for at in range(0, 64, 4))
 
 
 def named(folder: Path) -> str | None:

@@ -342,7 +342,7 @@ def test_the_command(double: Double, config: Config, capsys: pytest.CaptureFixtu
     assert main(["enroll", double.url, "--token", double.token(), "--json", *state]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["status"] == "pending"
-    assert len(found["key_fingerprint"].split()) == 8
+    assert len(found["key_fingerprint"].split(":")) == 16
     assert main(["doctor", *state]) == 0
     out = capsys.readouterr().out
     assert found["key_fingerprint"] in out
