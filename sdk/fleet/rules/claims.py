@@ -40,7 +40,7 @@ class Known:
     request_seq: int
     """The highest that counted."""
     signed_s: float
-    """When that one was signed."""
+    """When the latest of those that counted was signed."""
     conflict_s: float | None = None
     """When a lower one was signed after it, last."""
 
@@ -80,6 +80,22 @@ def judge(known: Known, claim: Claim) -> Verdict:
         )
         return Verdict(code="quarantined", conflict_s=claim.signed_s, quarantine=why)
     return Verdict(code="replayed", conflict_s=claim.signed_s)
+
+
+def remembered(known: Known, claim: Claim, verdict: Verdict) -> Known:
+    """What is known of a device after a request was judged.
+
+    The time of the last signature never goes back, though a device's clock may: otherwise whoever
+    has listened could send an earlier request again, and have the device quarantined for it.
+    """
+    counts = verdict.code == "ok"
+    return dataclasses.replace(
+        known,
+        standing="quarantined" if verdict.quarantine else known.standing,
+        request_seq=claim.seq if counts else known.request_seq,
+        signed_s=max(known.signed_s, claim.signed_s) if counts else known.signed_s,
+        conflict_s=verdict.conflict_s,
+    )
 
 
 def other_machine(before: Fingerprint, now: Fingerprint) -> str:

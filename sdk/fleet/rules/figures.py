@@ -16,6 +16,12 @@ from agent.updates.states import TRANSITIONS
 
 MOST_PROOF = 64
 """Variants that one report speaks of."""
+_LENGTHS: Mapping[str, int] = {
+    **dict.fromkeys(("action_id", "model", "release", "variant"), 200),
+    **dict.fromkeys(("manifest_sha256", "fingerprint_sha256"), 64),
+    "reason": 2000,
+}
+_MOST_SEQ = 2**53
 _RANGES: Mapping[str, tuple[float, float]] = {
     "memory_bytes": (0.0, 2.0**50),
     "ratio_to_running": (1e-6, 1e6),
@@ -39,10 +45,14 @@ def check(report: Report, device_id: str) -> dict[str, Any]:
         raise _refused(f"it is of the device {report.device_id[:64]!r}")
     if report.state not in TRANSITIONS:
         raise _refused(f"there is no state {report.state[:40]!r}")
-    for name in ("model", "release", "variant", "reason", "action_id"):
+    for name, most in _LENGTHS.items():
         text = getattr(report, name) or ""
-        if len(text) > (2000 if name == "reason" else 200):
+        if len(text) > most:
             raise _refused(f"its {name} has {len(text)} characters")
+        if "\0" in text:
+            raise _refused(f"its {name} holds a NUL")
+    if not 0 <= report.journal_seq <= _MOST_SEQ:
+        raise _refused(f"its journal_seq is {report.journal_seq}")
     proofs = report.proof or {}
     if len(proofs) > MOST_PROOF:
         raise _refused(f"it speaks of {len(proofs)} variants")

@@ -23,7 +23,7 @@ from agent.updates.wire import Answer, Doing, Poll, Reports, ReportsTaken, State
 from sdk.fleet import tables as t
 from sdk.fleet.hardware import hardware_of
 from sdk.fleet.refusals import RefusedError
-from sdk.fleet.rules.claims import Claim, Known, judge, other_machine
+from sdk.fleet.rules.claims import Claim, Known, judge, other_machine, remembered
 from sdk.fleet.rules.poll import Change, Work, outcome, said
 from sdk.fleet.store.assignments import Assignments
 from sdk.fleet.store.reports import NewReport, opened_report, store
@@ -199,27 +199,24 @@ class _Batch:
     def _check(self, device: _Device, ask: Ask) -> None:
         _verify(device.row.public_key, ask)
         presence = device.presence
-        verdict = judge(
-            Known(
-                standing="quarantined" if device.quarantine else device.row.standing,
-                request_seq=presence["request_seq"],
-                signed_s=presence["signed_s"],
-                conflict_s=presence["conflict_s"],
-            ),
-            ask.claim,
+        known = Known(
+            standing="quarantined" if device.quarantine else device.row.standing,
+            request_seq=presence["request_seq"],
+            signed_s=presence["signed_s"],
+            conflict_s=presence["conflict_s"],
         )
-        if verdict.conflict_s != presence["conflict_s"]:
-            presence["conflict_s"] = verdict.conflict_s
-            device.dirty = True
+        verdict = judge(known, ask.claim)
+        after = remembered(known, ask.claim, verdict)
         device.quarantine = device.quarantine or verdict.quarantine
-        if verdict.code == "ok":
+        if after != known:
             presence.update(
-                request_seq=ask.claim.seq,
-                signed_s=ask.claim.signed_s,
-                heard_s=ask.now_s,
-                address=ask.address,
+                request_seq=after.request_seq,
+                signed_s=after.signed_s,
+                conflict_s=after.conflict_s,
             )
             device.dirty = True
+        if verdict.code == "ok":
+            presence.update(heard_s=ask.now_s, address=ask.address)
             return
         raise _refusal(verdict.code, device, ask)
 

@@ -56,6 +56,8 @@ def opened_report(
     except ValueError as error:
         raise _malformed(f"{error}") from error
     report = decode(Report, value, "report")
+    # PostgreSQL takes no NUL in a text; what a broken program printed is worth keeping.
+    report = dataclasses.replace(report, reason=report.reason.replace("\0", "\ufffd"))
     content = json.dumps(envelope, separators=(",", ":"), sort_keys=True).encode()
     return NewReport(report=report, figures=figures.check(report, device_id), envelope=content)
 
