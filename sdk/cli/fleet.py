@@ -1,4 +1,4 @@
-"""`sdk fleet serve`: run the fleet server."""
+"""`sdk fleet`: its verbs, and `serve`, which runs the server that the others ask."""
 
 from __future__ import annotations
 
@@ -10,6 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from agent.errors import UsageError
+from sdk.cli import (
+    fleet_access,
+    fleet_assign,
+    fleet_devices,
+    fleet_look,
+    fleet_rollouts,
+    fleet_watch,
+)
 from sdk.cli.output import err_console
 
 if TYPE_CHECKING:
@@ -71,6 +79,21 @@ def serve(
         keys_folder=Path(),
         ready=ready,
     )
+
+
+fleet_app.command("status", epilog=fleet_look.STATUS_EXAMPLE)(fleet_look.status)
+fleet_app.add_typer(fleet_access.tokens_app)
+fleet_app.add_typer(fleet_devices.devices_app)
+fleet_app.add_typer(fleet_devices.groups_app)
+fleet_app.add_typer(fleet_look.releases_app)
+fleet_app.command("assign", epilog=fleet_assign.EXAMPLE)(fleet_assign.assign)
+fleet_app.add_typer(fleet_rollouts.rollouts_app)
+fleet_app.command("revoke", epilog=fleet_rollouts.REVOKE_EXAMPLE)(fleet_rollouts.revoke)
+fleet_app.command("watch", epilog=fleet_watch.EXAMPLE)(fleet_watch.watch)
+fleet_app.command("reports", epilog=fleet_look.REPORTS_EXAMPLE)(fleet_look.reports)
+fleet_app.command("export", epilog=fleet_look.EXPORT_EXAMPLE)(fleet_look.export)
+fleet_app.add_typer(fleet_access.keys_app)
+fleet_app.command("audit", epilog=fleet_access.AUDIT_EXAMPLE)(fleet_access.audit)
 
 
 def _read(config: Path | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The admin API as operators and scripts ask it: one request, one answer, or an error that says why.
+"""The admin API as operators and scripts ask it: one request, one answer, or why there is none.
 
 Nothing is asked twice and no redirect is followed: the key goes to the server that was named.
 """

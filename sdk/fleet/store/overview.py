@@ -83,12 +83,24 @@ def reports(
     connection: sa.Connection, tenant: str, device_id: str | None, after: int, most: int
 ) -> list[dict[str, Any]]:
     """Reports in the order in which they came, without their envelopes."""
-    columns = [column for column in t.report.c if column.name not in ("envelope", "tenant")]
-    wanted = sa.select(*columns).where(t.report.c.tenant == tenant, t.report.c.id > after)
-    if device_id is not None:
-        wanted = wanted.where(t.report.c.device_id == device_id)
+    wanted = _reports(tenant, device_id).where(t.report.c.id > after)
     rows = connection.execute(wanted.order_by(t.report.c.id).limit(most))
     return [dict(row._mapping) for row in rows]  # noqa: SLF001
+
+
+def newest_reports(
+    connection: sa.Connection, tenant: str, device_id: str | None, most: int
+) -> list[dict[str, Any]]:
+    """The last reports that came, in the order in which they did."""
+    wanted = _reports(tenant, device_id).order_by(t.report.c.id.desc()).limit(most)
+    rows = connection.execute(wanted).all()
+    return [dict(row._mapping) for row in reversed(rows)]  # noqa: SLF001
+
+
+def _reports(tenant: str, device_id: str | None) -> Any:
+    columns = [column for column in t.report.c if column.name not in ("envelope", "tenant")]
+    wanted = sa.select(*columns).where(t.report.c.tenant == tenant)
+    return wanted if device_id is None else wanted.where(t.report.c.device_id == device_id)
 
 
 def _told(connection: sa.Connection, row: Any, now_s: float) -> dict[str, Any]:

@@ -130,9 +130,15 @@ def reports(
     device: DeviceId | None = None,
     after: Annotated[int, Query(ge=0, le=2**53)] = 0,
     limit: Limit = 100,
+    order: Literal["oldest", "newest"] = "oldest",
 ) -> Items:
-    """Reports in the order in which they came; `after` is the last `id` that was seen."""
+    """Reports in the order in which they came; `after` is the last `id` that was seen.
+
+    With the order `newest`, the last so many, whatever was seen; the newest is at the end of them.
+    """
     with reading(server.engine) as connection:
+        if order == "newest":
+            return Items(items=overview.newest_reports(connection, caller.tenant, device, limit))
         found = overview.reports(connection, caller.tenant, device, after, limit)
     return Items(items=found, after=str(found[-1]["id"]) if len(found) == limit else None)
 
