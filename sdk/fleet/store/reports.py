@@ -89,7 +89,9 @@ def store(connection: sa.Connection, reports: Sequence[NewReport]) -> None:
         told = new.figures.get("ratio_to_running")
         if told and {"value", "low", "high"} <= set(told) and report.state == "TRIAL":
             rollout_id = connection.execute(
-                sa.select(t.action.c.rollout_id).where(t.action.c.id == report.action_id)
+                sa.select(t.action.c.rollout_id).where(
+                    t.action.c.id == report.action_id, t.action.c.device_id == report.device_id
+                )
             ).scalar()
             connection.execute(
                 t.ratio.insert(),
