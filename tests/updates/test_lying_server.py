@@ -231,6 +231,12 @@ def test_of_a_body_without_an_end_little_is_read(double: Double) -> None:
         caller.ask("POST", "/v1/poll", b"{}")
 
 
+def test_what_says_that_it_is_compressed_is_not_looked_into(double: Double) -> None:
+    double.lies["/v1/poll"] = says(200, GOOD, Content_Encoding="br")
+    with pytest.raises(NetworkError, match="'br', which was not asked for"):
+        Caller(double.url).ask("POST", "/v1/poll", b"{}")
+
+
 def test_an_answer_that_dribbles_has_its_time(double: Double) -> None:
     def dribble(handler: Any) -> None:
         handler.send_response(200)
