@@ -117,7 +117,8 @@ def until_interrupted(told: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         err_console().print(told, markup=False, soft_wrap=True)
-        raise typer.Exit(_INTERRUPTED) from None
+        # No typer.Exit: of that code it would be said that the next run resumes.
+        raise SystemExit(_INTERRUPTED) from None
 
 
 def counts(found: Mapping[str, int]) -> str:

@@ -88,9 +88,18 @@ class FleetClient:
         except ValueError as error:
             raise _no_server(self.server, "its answer is no JSON") from error
 
-    def pages(self, *path: str, most: int | None = None, **query: Any) -> Iterator[dict[str, Any]]:
-        """All items of a list, a page at a time; `most` at most. Raises as `ask` does."""
-        after, left = None, most
+    def pages(
+        self, *path: str, most: int | None = None, after: Any = None, **query: Any
+    ) -> Iterator[dict[str, Any]]:
+        """All items of a list, a page at a time. Raises as `ask` does.
+
+        Args:
+            path: as `ask` takes it.
+            most: at most so many.
+            after: only those that come after this one.
+            query: as `ask` takes it.
+        """
+        left = most
         while left is None or left > 0:
             asked = PAGE if left is None else min(PAGE, left)
             found = self.ask("GET", *path, limit=asked, after=after, **query)
