@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -118,7 +120,14 @@ def migrate(engine: sa.Engine, revision: str = "head") -> None:
         if found == known[0] and revision == "head":
             return
         config.attributes["connection"] = connection
-        (command.downgrade if revision == "base" else command.upgrade)(config, revision)
+        try:
+            (command.downgrade if revision == "base" else command.upgrade)(config, revision)
+        except DBAPIError as error:
+            raise StorageError(
+                f"The tables cannot be made in {hidden(str(engine.url))}: {str(error.orig)[:300]}.",
+                cause="The database is another program's, its disk is full, or its user may not.",
+                remedy="Nothing was changed. Give the server a database of its own: --db URL",
+            ) from error
 
 
 def revision_of(connection: sa.Connection) -> str | None:
@@ -149,7 +158,7 @@ def _sqlite(url: sa.URL) -> sa.Engine:
     @sa.event.listens_for(engine, "connect")
     def connected(connection: Any, _: Any) -> None:
         connection.isolation_level = None  # transactions are begun below
-        connection.execute("pragma journal_mode = wal")
+        _write_ahead(connection)
         connection.execute("pragma synchronous = full")
         connection.create_function("place", 2, _place_of, deterministic=True)
 
@@ -159,6 +168,20 @@ def _sqlite(url: sa.URL) -> sa.Engine:
         connection.exec_driver_sql("begin" if reads else "begin immediate")
 
     return engine
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Have the file keep its log apart; SQLite does not wait for others who are just at that."""
+    until_s = time.monotonic() + WAIT_S
+    while True:
+        try:
+            connection.execute("pragma journal_mode = wal")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until_s:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _place_of(rollout_id: str, device_id: str) -> str:
