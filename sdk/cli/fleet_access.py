@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_lines
 from typing import Annotated, Any, Literal
 
 import typer
@@ -178,14 +177,14 @@ def audit(
     if json:
         print_json(found)
         return
-    table(
-        ("at", "who", "role", "did", "about", "from"),
-        (
-            (
-                moment(one["at_s"]), one["who"], one["role"], one["did"],
-                json_lines.dumps(one["about"]), one["address"],
-            )
-            for one in found
-        ),
-        "Nothing was changed yet.",
-    )  # fmt: skip
+    for one in found:
+        said = [f"{name} {value}" for name, value in one["about"].items() if _is_short(value)]
+        told = f"{moment(one['at_s'])}  {one['who']} ({one['role']}, {one['address']})"
+        say(f"{told}  {one['did']}: {', '.join(said) or '-'}")
+    if not found:
+        say("Nothing was changed yet.")
+
+
+def _is_short(value: Any) -> bool:
+    """Whether it has a place in a line; `--json` has all."""
+    return isinstance(value, str | int | float) and value != ""
