@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import TypeAdapter
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agent.errors import SlipwayError
 from agent.updates.wire import MOST_BODY_BYTES
@@ -25,8 +25,9 @@ from sdk.fleet.web import (
 from sdk.fleet.web.bounds import SLOW_S, Bounds
 from sdk.fleet.web.desk import Desk
 from sdk.fleet.web.errors import RETRY_S, handle_errors, responses
+from sdk.fleet.web.lane import Lane
 from sdk.fleet.web.limits import Limits
-from sdk.fleet.web.metrics import Metrics
+from sdk.fleet.web.metrics import Counted, Metrics
 from sdk.fleet.web.signed import Nonces
 
 _OURS_ALONE = ("422", "HTTPValidationError", "ValidationError")
@@ -34,7 +35,7 @@ _OURS_ALONE = ("422", "HTTPValidationError", "ValidationError")
 
 def make_app(server: Server, *, slow_s: float = SLOW_S) -> FastAPI:
     """The app of one process."""
-    app = FastAPI(
+    app = _App(
         title="Slipway fleet",
         version=version("slipway-sdk"),
         description="Enrol devices, assign releases, know what runs.",
@@ -51,17 +52,28 @@ def make_app(server: Server, *, slow_s: float = SLOW_S) -> FastAPI:
     _health(app)
     handle_errors(app)
     app.openapi = lambda: _described(app)  # type: ignore[method-assign]
+    metrics = app.state.metrics = Metrics(server)
     app.add_middleware(_bounded, slow_s=slow_s)
-    app.add_middleware(_counted, server=server)
+    app.add_middleware(Counted, metrics=metrics)
+    app.lane = Lane(server, app.state.nonces, metrics, slow_s)
     return app
+
+
+class _App(FastAPI):
+    """FastAPI with a lane for polls beside it."""
+
+    lane: Lane
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, by one of the two."""
+        if self.lane.takes(scope):
+            await self.lane(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 def _bounded(app: ASGIApp, *, slow_s: float) -> ASGIApp:
     return Bounds(app, lambda _: MOST_BODY_BYTES, slow_s)
-
-
-def _counted(app: ASGIApp, *, server: Server) -> ASGIApp:
-    return Metrics(app, server)
 
 
 def _health(app: FastAPI) -> None:
@@ -91,7 +103,7 @@ def _health(app: FastAPI) -> None:
     )
     def metrics(request: Request) -> Response:
         """Numbers for Prometheus, of this process and of all devices together."""
-        content = generate_latest(request.scope["app_metrics"])
+        content = generate_latest(request.app.state.metrics.registry)
         return Response(content, media_type=CONTENT_TYPE_LATEST)
 
 

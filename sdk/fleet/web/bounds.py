@@ -50,6 +50,31 @@ class Bounds:
         await self._app(scope, bounded, send)
 
 
+async def body_of(scope: Scope, receive: Receive, most: int, slow_s: float) -> bytes:
+    """The body of a request, whole.
+
+    Raises:
+        HTTPException: it is too long, too slow or compressed.
+    """
+    refusal = _refused(dict(scope["headers"]), most)
+    if refusal is not None:
+        raise refusal
+    content = bytearray()
+    while True:
+        try:
+            async with asyncio.timeout(slow_s):
+                message = await receive()
+        except TimeoutError as error:
+            raise HTTPException(408, "slow") from error
+        if message["type"] == "http.disconnect":
+            raise HTTPException(400, "malformed")
+        content += message.get("body", b"")
+        if len(content) > most:
+            raise HTTPException(413, "large")
+        if not message.get("more_body", False):
+            return bytes(content)
+
+
 def _refused(headers: dict[bytes, bytes], most: int) -> HTTPException | None:
     if headers.get(b"content-encoding", b"identity").strip().lower() not in (b"", b"identity"):
         return HTTPException(415, "encoded")

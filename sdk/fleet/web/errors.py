@@ -78,18 +78,42 @@ def as_refused(error: SlipwayError) -> RefusedError:
     return RefusedError(code, error.what, cause=error.cause, remedy=error.remedy)
 
 
+def answer_to(error: Exception, path: str) -> JSONResponse:
+    """The answer where a request ended in an error; noted in the log, unless it is the client's."""
+    if isinstance(error, HTTPException):
+        return _of_http(error)
+    if isinstance(error, SlipwayError):
+        found = as_refused(error)
+        level = logging.WARNING if found.status >= 500 else logging.INFO
+        log.log(level, "refused", extra={"path": path, "code": found.code, "what": error.what})
+        return refuse(found)
+    log.error("a bug", exc_info=error, extra={"path": path})
+    return refuse(
+        RefusedError(
+            "bug",
+            "This is a bug in Slipway.",
+            remedy="The server's log has the traceback; please report it.",
+        )
+    )
+
+
+def _of_http(error: HTTPException) -> JSONResponse:
+    code = _BY_STATUS.get(error.status_code, "malformed")
+    what, remedy = _WORDS[code]
+    answer = refuse(RefusedError(code, what, remedy=remedy))
+    if error.headers:
+        answer.headers.update(error.headers)
+    if code in ("slow", "large", "encoded"):
+        answer.headers["Connection"] = "close"  # the rest of the body is not waited for
+    return answer
+
+
 def handle_errors(app: FastAPI) -> None:
     """Have the app answer with refusals."""
 
     @app.exception_handler(SlipwayError)
     async def refused(request: Request, error: SlipwayError) -> JSONResponse:
-        found = as_refused(error)
-        level = logging.WARNING if found.status >= 500 else logging.INFO
-        log.log(
-            level, "refused",
-            extra={"path": request.url.path, "code": found.code, "what": error.what},
-        )  # fmt: skip
-        return refuse(found)
+        return answer_to(error, request.url.path)
 
     @app.exception_handler(RequestValidationError)
     async def malformed(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -99,23 +123,9 @@ def handle_errors(app: FastAPI) -> None:
         return refuse(RefusedError("malformed", f"The request cannot be read: {told}."[:500]))
 
     @app.exception_handler(HTTPException)
-    async def http(_: Request, error: HTTPException) -> JSONResponse:
-        code = _BY_STATUS.get(error.status_code, "malformed")
-        what, remedy = _WORDS[code]
-        answer = refuse(RefusedError(code, what, remedy=remedy))
-        if error.headers:
-            answer.headers.update(error.headers)
-        if code in ("slow", "large", "encoded"):
-            answer.headers["Connection"] = "close"  # the rest of the body is not waited for
-        return answer
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        return answer_to(error, request.url.path)
 
     @app.exception_handler(Exception)
     async def bug(request: Request, error: Exception) -> JSONResponse:
-        log.error("a bug", exc_info=error, extra={"path": request.url.path})
-        return refuse(
-            RefusedError(
-                "bug",
-                "This is a bug in Slipway.",
-                remedy="The server's log has the traceback; please report it.",
-            )
-        )
+        return answer_to(error, request.url.path)

@@ -21,11 +21,10 @@ _BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
 
 class Metrics:
-    """One process's counters, and an ASGI layer that counts."""
+    """One process's numbers."""
 
-    def __init__(self, app: ASGIApp, server: Server) -> None:
+    def __init__(self, server: Server) -> None:
         self.registry = CollectorRegistry()
-        self._app = app
         self._requests = Counter(
             "slipway_requests", "Requests, by route and status.", ("route", "status"),
             registry=self.registry,
@@ -35,13 +34,30 @@ class Metrics:
             buckets=_BUCKETS, registry=self.registry,
         )  # fmt: skip
         self.registry.register(_Fleet(server))
+        self._ways: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+
+    def count(self, route: str, status: int, seconds: float) -> None:
+        """One request was answered."""
+        way = self._ways.get((route, status))
+        if way is None:
+            way = self._requests.labels(route, str(status)), self._seconds.labels(route)
+            self._ways[route, status] = way
+        way[0].inc()
+        way[1].observe(seconds)
+
+
+class Counted:
+    """An ASGI layer that counts."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, counted."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        scope["app_metrics"] = self.registry
         status, began = 500, time.perf_counter()
 
         async def noted(message: Message) -> None:
@@ -54,8 +70,7 @@ class Metrics:
             await self._app(scope, receive, noted)
         finally:
             route = getattr(scope.get("route"), "path", "none")
-            self._requests.labels(route, str(status)).inc()
-            self._seconds.labels(route).observe(time.perf_counter() - began)
+            self._metrics.count(route, status, time.perf_counter() - began)
 
 
 class _Fleet(Collector):
