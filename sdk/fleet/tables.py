@@ -164,14 +164,12 @@ rollout = sa.Table(
 action = sa.Table(
     "action",
     metadata,
-    sa.Column("id", sa.String(200), primary_key=True),
-    sa.Column("tenant", sa.String(64), nullable=False),
-    sa.Column("device_id", sa.String(64), nullable=False),
-    sa.Column("rollout_id", sa.String(64), nullable=False),
+    sa.Column("device_id", sa.String(64), primary_key=True),
+    sa.Column("rollout_id", sa.String(64), primary_key=True),
     sa.Column("model", sa.String(200), nullable=False),
     sa.Column("assignment_seq", sa.BigInteger, nullable=False),
-    sa.Column("place", sa.String(16), nullable=False),
     sa.Column("hardware", sa.String(100), nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False, server_default="1"),
     sa.Column("status", sa.String(16), nullable=False),
     sa.Column("state", sa.String(16)),
     sa.Column("reason", sa.String(2000), nullable=False, server_default=""),
@@ -186,17 +184,37 @@ action = sa.Table(
     sa.Index(
         "ix_action_device_id",
         "device_id",
-        sqlite_where=sa.text("status <> 'over'"),
-        postgresql_where=sa.text("status <> 'over'"),
+        sqlite_where=sa.text("status = 'open'"),
+        postgresql_where=sa.text("status = 'open'"),
     ),
-    sa.Index("ix_action_device_history", "device_id", "assignment_seq"),
-    sa.Index("ix_action_rollout_id", "rollout_id", "device_id", unique=True),
+    sa.Index("ix_action_rollout_id", "rollout_id"),
 )
-"""A device's share of a rollout. `status`: open, withdrawn (the server called it off, and the
-device may be at it) or over; `state` is what the device said."""
+"""A device's share of a rollout. `status`: open, over, or called off before the device did anything
+that lasts; `state` is what the device said. Whether work that is open may be done now is told by
+the state of its rollout, so that a word about a rollout is one row. Its name is `action_id`."""
 
-NOT_OVER = sa.text("action.status <> 'over'")
-"""Written out, so that the index of what is not over serves."""
+
+def action_id(rollout_id: str, device_id: str, attempt: int = 1) -> str:
+    """How an action is called on its device, which does each once.
+
+    >>> action_id("r1", "d"), action_id("r1", "d", 2)
+    ('r1-d', 'r1.2-d')
+    """
+    again = f".{attempt}" if attempt > 1 else ""
+    return f"{rollout_id}{again}-{device_id}"
+
+
+def rollout_of(name: str) -> str:
+    """The rollout of an action, by its name; anything else where a device made the name up.
+
+    >>> rollout_of("r1.2-d")
+    'r1'
+    """
+    return name.partition("-")[0].partition(".")[0]
+
+
+OPEN = sa.text("action.status = 'open'")
+"""Written out, so that the index of what is open serves."""
 
 report = sa.Table(
     "report",

@@ -13,13 +13,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from agent.updates.states import CANCELLABLE, FINAL, TRANSITIONS, State
 from agent.updates.wire import Doing, Poll, Refused
 from sdk.fleet.rules.pace import JITTER, MOST_STRETCH, next_poll_s
-from sdk.fleet.rules.poll import Outcome, Status, Work, outcome, said
+from sdk.fleet.rules.poll import Call, Outcome, Status, Work, outcome, said
 
 STATES: tuple[State, ...] = get_args(State)
 
 
-def _work(number: int = 1, status: Status = "open", **more: Any) -> Work:
-    return Work(id=f"a{number}", model="net", status=status, assignment_seq=number, **more)
+def _work(number: int = 1, call: Call = "open", model: str = "net", **more: Any) -> Work:
+    return Work(id=f"a{number}", model=model, call=call, assignment_seq=number, **more)
 
 
 def _poll(*actions: tuple[int, State], refused: tuple[int, ...] = ()) -> Poll:
@@ -41,36 +41,53 @@ def _told(found: Outcome) -> tuple[str | None, str | None, dict[str, tuple[str, 
 CASES: dict[str, tuple[Poll, list[Work], tuple[Any, Any, Any]]] = {
     "nothing to do": (_poll(), [], (None, None, {})),
     "work that it has not heard of": (_poll(), [_work()], ("a1", None, {})),
-    "the oldest work first": (_poll(), [_work(3), _work(2)], ("a2", None, {})),
+    "the oldest work first": (_poll(), [_work(3), _work(2, model="b")], ("a2", None, {})),
+    "newer work for the same model takes the older one's place": (
+        _poll(), [_work(3), _work(2)], ("a3", None, {"a2": ("called_off", None)}),
+    ),
+    "work that was called off takes nobody's place": (
+        _poll(), [_work(1), _work(2, "withdrawn")], ("a1", None, {"a2": ("called_off", None)}),
+    ),
     "it is at it": (
-        _poll((1, "TRIAL")), [_work(1), _work(2)], (None, None, {"a1": ("open", "TRIAL")}),
+        _poll((1, "TRIAL")), [_work(1), _work(2, model="b")],
+        (None, None, {"a1": ("open", "TRIAL")}),
     ),
     "it is done, and the next one comes": (
-        _poll((1, "CONFIRMED")), [_work(1), _work(2)], ("a2", None, {"a1": ("over", "CONFIRMED")}),
+        _poll((1, "CONFIRMED")), [_work(1), _work(2, model="b")],
+        ("a2", None, {"a1": ("over", "CONFIRMED")}),
     ),
     "it does what nobody here knows": (_poll((9, "TRIAL")), [_work()], (None, None, {})),
     "it told of an end that nobody waits for": (_poll((9, "FAILED")), [_work()], ("a1", None, {})),
     "it refuses": (
-        _poll(refused=(1,)), [_work(1), _work(2)], ("a2", None, {"a1": ("over", "REJECTED")}),
+        _poll(refused=(1,)), [_work(1), _work(2, model="b")],
+        ("a2", None, {"a1": ("over", "REJECTED")}),
     ),
     "it was called off before it came": (
-        _poll(), [_work(1, "withdrawn")], (None, None, {"a1": ("over", None)}),
+        _poll(), [_work(1, "withdrawn")], (None, None, {"a1": ("called_off", None)}),
     ),
     "it is called off": (
-        _poll((1, "STAGED")), [_work(1, "withdrawn")],
-        (None, "a1", {"a1": ("withdrawn", "STAGED")}),
+        _poll((1, "STAGED")), [_work(1, "withdrawn")], (None, "a1", {"a1": ("open", "STAGED")}),
     ),
     "it is called off, and the next one comes": (
         _poll((1, "STAGED")), [_work(1, "withdrawn"), _work(2)],
-        ("a2", "a1", {"a1": ("withdrawn", "STAGED")}),
+        ("a2", "a1", {"a1": ("open", "STAGED")}),
+    ),
+    "it gave up what was called off": (
+        _poll((1, "FAILED")), [_work(1, "withdrawn")],
+        (None, None, {"a1": ("called_off", "FAILED")}),
     ),
     "it is too late to call it off": (
         _poll((1, "ACTIVATING")), [_work(1, "withdrawn"), _work(2)],
-        (None, None, {"a1": ("withdrawn", "ACTIVATING")}),
+        (None, None, {"a1": ("open", "ACTIVATING")}),
     ),
     "it went through with what was called off": (
         _poll((1, "CONFIRMED")), [_work(1, "withdrawn")],
         (None, None, {"a1": ("over", "CONFIRMED")}),
+    ),
+    "what is held waits": (_poll(), [_work(1, "held")], (None, None, {})),
+    "what is held is called off": (
+        _poll((1, "DOWNLOADING")), [_work(1, "held")],
+        (None, "a1", {"a1": ("open", "DOWNLOADING")}),
     ),
 }  # fmt: skip
 
@@ -94,7 +111,7 @@ WORKS = st.lists(
         Work,
         id=st.sampled_from([f"a{number}" for number in range(6)]),
         model=st.just("net"),
-        status=st.sampled_from(["open", "withdrawn"]),
+        call=st.sampled_from(["open", "held", "withdrawn"]),
         assignment_seq=st.integers(1, 9),
         state=st.none() | st.sampled_from(sorted(set(STATES) - FINAL)),
         journal_seq=st.integers(0, 9),
@@ -129,25 +146,31 @@ def test_whatever_a_device_says_it_is_told_what_it_may_be(
     found = outcome(poll, works)
     by_id = {work.id: work for work in works}
     told = {one.action_id: one for one in actions}
-    over = {change.id for change in found.changes if change.status == "over"}
+    over = {change.id for change in found.changes if change.status != "open"}
     changed = [change.id for change in found.changes]
     assert len(changed) == len(set(changed))
     assert set(changed) <= set(by_id)
     if found.assign is not None:
-        assert by_id[found.assign].status == "open"
+        assert by_id[found.assign].call == "open"
         assert found.assign not in {*told, *over, *(one.action_id for one in refused)}
         assert not [
             one for one in actions if one.state not in FINAL and one.action_id != found.cancel
         ]
     if found.cancel is not None:
-        assert by_id[found.cancel].status == "withdrawn"
         assert told[found.cancel].state in CANCELLABLE
+        work = by_id[found.cancel]
+        assert work.call != "open" or _followed(work, works)
     for change in found.changes:
         assert change.journal_seq >= by_id[change.id].journal_seq
-        assert (change.status == "over") == (
-            change.state in FINAL or (change.id not in told and change.id not in by_id)
-            or (by_id[change.id].status == "withdrawn" and change.id not in told)
-        )  # fmt: skip
+        assert (change.state in FINAL) <= (change.status != "open")
+        assert (change.status == "over") <= (change.state in FINAL)
+
+
+def _followed(work: Work, works: list[Work]) -> bool:
+    return any(
+        one.call != "withdrawn" and one.assignment_seq >= work.assignment_seq and one != work
+        for one in works
+    )
 
 
 class Polls(RuleBasedStateMachine):
@@ -162,16 +185,13 @@ class Polls(RuleBasedStateMachine):
 
     @rule()
     def assign(self) -> None:
-        """As `extend` does: what came before for the same model is called off."""
-        self.withdraw()
         self.number += 1
         self.server[f"a{self.number}"] = _work(self.number)
 
     @rule()
     def withdraw(self) -> None:
         for name, work in self.server.items():
-            if work.status == "open":
-                self.server[name] = dataclasses.replace(work, status="withdrawn")
+            self.server[name] = dataclasses.replace(work, call="withdrawn")
 
     @rule()
     def poll(self) -> None:
@@ -221,7 +241,7 @@ class Polls(RuleBasedStateMachine):
         found = outcome(poll, list(self.server.values()))
         for change in found.changes:
             assert change.id not in self.ended, "an action that is over came back"
-            if change.status == "over":
+            if change.status != "open":
                 self.ended[change.id] = change.status
                 del self.server[change.id]
             else:

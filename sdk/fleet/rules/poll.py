@@ -13,17 +13,19 @@ from typing import Literal
 from agent.updates.states import CANCELLABLE, FINAL, State
 from agent.updates.wire import Doing, Poll
 
-Status = Literal["open", "withdrawn", "over"]
-"""Of an action, at the server: to be done, called off while the device may be at it, or done."""
+Call = Literal["open", "held", "withdrawn"]
+"""What the server wants of an action: that it is done, that it waits, that it is given up."""
+Status = Literal["open", "over", "called_off"]
+"""How an action stands: to be done, ended, or given up before anything was done that lasts."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Work:
-    """An action that is not over, as the server knows it."""
+    """An action that is open, as the server knows it."""
 
     id: str
     model: str
-    status: Status
+    call: Call
     assignment_seq: int
     state: State | None = None
     """What the device said last; None if it never spoke of it."""
@@ -64,17 +66,20 @@ def outcome(poll: Poll, works: Sequence[Work]) -> Outcome:
     changes: list[Change] = []
     waiting: list[Work] = []
     cancel = None
+    newest = _newest(works)
     for work in works:
+        call = work.call if newest.get(work.model, work) is work else "withdrawn"
         told = doing.get(work.id)
         if told is not None:
-            changes.append(said(work, told))
-            if work.status == "withdrawn" and told.state in CANCELLABLE:
+            changes.append(said(work, told, call))
+            if call != "open" and told.state in CANCELLABLE:
                 cancel = cancel or work.id
         elif work.id in refused:
-            changes.append(_refused(work, refused[work.id]))
-        elif work.status == "withdrawn":
-            changes.append(_over(work))
-        else:
+            status: Status = "over" if call == "open" else "called_off"
+            changes.append(_ended(work, status, "REJECTED", refused[work.id]))
+        elif call == "withdrawn":
+            changes.append(_ended(work, "called_off", work.state, "it was called off"))
+        elif call == "open":
             waiting.append(work)
     busy = any(one.state not in FINAL and one.action_id != cancel for one in poll.actions)
     first = min(waiting, key=lambda work: work.assignment_seq, default=None)
@@ -82,34 +87,32 @@ def outcome(poll: Poll, works: Sequence[Work]) -> Outcome:
     return Outcome(changes=tuple(changes), assign=assign, cancel=cancel)
 
 
-def said(work: Work, told: Doing) -> Change:
-    """What a device's word changes of an action: its last one counts, and an end stays one."""
+def said(work: Work, told: Doing, call: Call = "open") -> Change:
+    """What a device's word changes of an action: its last one counts, and an end stays one.
+
+    A failure after the server called the action off is that, and none of the release.
+    """
     is_old = told.journal_seq < work.journal_seq and told.state not in FINAL
     state = work.state if is_old and work.state is not None else told.state
+    status: Status = "over" if state in FINAL else "open"
+    if call != "open" and state in ("FAILED", "REJECTED"):
+        status = "called_off"
     return Change(
         id=work.id,
-        status="over" if state in FINAL else work.status,
+        status=status,
         state=state,
         reason=told.reason,
         journal_seq=max(work.journal_seq, told.journal_seq),
     )
 
 
-def _refused(work: Work, reason: str) -> Change:
-    return Change(
-        id=work.id,
-        status="over",
-        state="REJECTED",
-        reason=reason,
-        journal_seq=work.journal_seq,
-    )
+def _newest(works: Sequence[Work]) -> dict[str, Work]:
+    """Of each model the last one that was assigned and still is: it takes the others' place."""
+    alive = [work for work in works if work.call != "withdrawn"]
+    return {work.model: work for work in sorted(alive, key=lambda one: one.assignment_seq)}
 
 
-def _over(work: Work) -> Change:
+def _ended(work: Work, status: Status, state: State | None, reason: str) -> Change:
     return Change(
-        id=work.id,
-        status="over",
-        state=work.state,
-        reason="called off",
-        journal_seq=work.journal_seq,
+        id=work.id, status=status, state=state, reason=reason, journal_seq=work.journal_seq
     )

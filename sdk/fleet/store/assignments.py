@@ -45,7 +45,10 @@ class Assignments:
             sa.select(
                 t.action.c.rollout_id, t.action.c.assignment_seq, t.action.c.handed_s,
                 t.action.c.envelope, t.action.c.envelope_until_s,
-            ).where(t.action.c.id == action_id)
+            ).where(
+                t.action.c.device_id == device_id,
+                t.action.c.rollout_id == t.rollout_of(action_id),
+            )
         ).one()  # fmt: skip
         if row.envelope is not None and row.envelope_until_s - now_s > _RENEWED_S:
             return json.loads(row.envelope), {}
@@ -72,14 +75,9 @@ class Assignments:
         noted["handed_s"] = now_s if row.handed_s is None else row.handed_s
         return json.loads(envelope), noted
 
-    def manifest_sha256(self, connection: sa.Connection, action_id: str) -> str | None:
-        """Of the release that an action is about."""
-        rollout_id = connection.execute(
-            sa.select(t.action.c.rollout_id).where(t.action.c.id == action_id)
-        ).scalar()
-        if rollout_id is None:
-            return None
-        found: str = self._rollout(connection, rollout_id).manifest_sha256
+    def manifest_sha256(self, connection: sa.Connection, action_id: str) -> str:
+        """Of the release that an action, which there is, is about."""
+        found: str = self._rollout(connection, t.rollout_of(action_id)).manifest_sha256
         return found
 
     def _rollout(self, connection: sa.Connection, rollout_id: str) -> Any:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sdk.fleet import tables as t
 from sdk.fleet.refusals import RefusedError, missing
 from sdk.fleet.store.access import ensure_group
-from sdk.fleet.store.targets import join_finished, withdraw
+from sdk.fleet.store.targets import join_finished, reopen
 
 _MODEL = (
     *("model", "desired_sha256", "desired", "activated_sha256", "confirmed_sha256"),
@@ -65,7 +65,7 @@ def show(connection: sa.Connection, tenant: str, device_id: str) -> dict[str, An
         raise missing("device", device_id)
     work = connection.execute(
         sa.select(
-            t.action.c.id, t.action.c.rollout_id, t.action.c.model, t.action.c.status,
+            t.action.c.rollout_id, t.action.c.attempt, t.action.c.model, t.action.c.status,
             t.action.c.state, t.action.c.reason, t.action.c.assigned_s, t.action.c.heard_s,
             t.rollout.c.release,
         )
@@ -79,7 +79,13 @@ def show(connection: sa.Connection, tenant: str, device_id: str) -> dict[str, An
         "fingerprint": row.fingerprint,
         "enrolled_s": row.enrolled_s,
         "models": _models(connection, [device_id]).get(device_id, []),
-        "actions": [dict(one._mapping) for one in work],  # noqa: SLF001
+        "actions": [
+            {
+                "id": t.action_id(one.rollout_id, device_id, one.attempt),
+                **one._mapping,  # noqa: SLF001  SQLAlchemy's own door
+            }
+            for one in work
+        ],
     }
 
 
@@ -97,6 +103,7 @@ def accept(connection: sa.Connection, tenant: str, device_id: str, now_s: float)
         t.presence.update().where(t.presence.c.device_id == device_id).values(conflict_s=None)
     )
     if before != "accepted":
+        reopen(connection, t.action.c.device_id == device_id, now_s)
         join_finished(connection, tenant, device_id, now_s)
     return str(before)
 
@@ -115,7 +122,11 @@ def reject(connection: sa.Connection, tenant: str, device_id: str, why: str, now
         .where(t.device.c.id == device_id)
         .values(standing="rejected", why=why[:500])
     )
-    withdraw(connection, t.action.c.device_id == device_id, "the device was removed", now_s)
+    connection.execute(
+        t.action.update()
+        .where(t.action.c.device_id == device_id, t.OPEN)
+        .values(status="called_off", reason="the device was removed", over_s=now_s)
+    )
     return str(before)
 
 
@@ -265,7 +276,10 @@ def _models(connection: sa.Connection, ids: Sequence[str]) -> dict[str, list[dic
         .join(t.rollout, t.rollout.c.id == t.action.c.rollout_id)
         .where(
             t.action.c.device_id.in_(ids),
-            sa.or_(t.action.c.status == "open", t.action.c.state == "CONFIRMED"),
+            sa.or_(
+                sa.and_(t.OPEN, t.rollout.c.state.in_(("running", "paused", "finished"))),
+                t.action.c.state == "CONFIRMED",
+            ),
         )
         .order_by(t.action.c.assignment_seq)
     )  # fmt: skip
@@ -304,12 +318,12 @@ def _models(connection: sa.Connection, ids: Sequence[str]) -> dict[str, list[dic
 def _fell_back() -> sa.ColumnElement[bool]:
     """A device runs something else than it confirmed last, and no work of ours explains it."""
     works = (
-        sa.select(t.action.c.id)
+        sa.select(t.action.c.device_id)
         .where(
             t.action.c.device_id == t.device_model.c.device_id,
             t.action.c.model == t.device_model.c.model,
             t.action.c.state.is_not(None),
-            t.NOT_OVER,
+            t.OPEN,
         )
         .exists()
     )

@@ -24,13 +24,24 @@ from sdk.fleet import tables as t
 from sdk.fleet.hardware import hardware_of
 from sdk.fleet.refusals import RefusedError
 from sdk.fleet.rules.claims import Claim, Known, judge, other_machine, remembered
-from sdk.fleet.rules.poll import Change, Work, outcome, said
+from sdk.fleet.rules.poll import Call, Change, Work, outcome, said
 from sdk.fleet.store.assignments import Assignments
 from sdk.fleet.store.reports import NewReport, opened_report, store
 
 _PRESENCE = (
     *("request_seq", "signed_s", "conflict_s", "heard_s", "address", "boot_id", "agent"),
     *("metadata_version", "metadata_age_s", "reports_waiting", "models_sha256"),
+)
+_CALLS: Mapping[str, Call] = {
+    "halted": "held",
+    "cancelled": "withdrawn",
+    "reverting": "withdrawn",
+    "reverted": "withdrawn",
+}
+"""State of a rollout -> what that means for its actions; otherwise they are to be done."""
+_ACTION = t.action.update().where(
+    t.action.c.rollout_id == sa.bindparam("of_rollout"),
+    t.action.c.device_id == sa.bindparam("of_device"),
 )
 
 
@@ -123,29 +134,33 @@ class _Batch:
                 fingerprint_sha256=row.fingerprint_sha256,
                 hardware=row.hardware,
             )
-        self._load_works(sa.and_(t.action.c.device_id.in_(list(self._devices)), t.NOT_OVER))
+        mine = t.action.c.device_id.in_(list(self._devices))
+        self._load_works(sa.and_(mine, t.OPEN))
         spoken_of = _under_way(asks) - {
             name for device in self._devices.values() for name in device.works
         }
         if spoken_of:  # a device is at something that was called off, or helps itself
+            known = t.action.c.rollout_id.in_({t.rollout_of(name) for name in spoken_of})
             unended = sa.or_(t.action.c.state.is_(None), t.action.c.state.not_in(FINAL))
-            self._load_works(sa.and_(t.action.c.id.in_(spoken_of), unended))
+            self._load_works(sa.and_(mine, known, t.action.c.status != "open", unended))
 
     def _load_works(self, where: sa.ColumnElement[bool]) -> None:
         rows = self._connection.execute(
             sa.select(
-                t.action.c.id, t.action.c.device_id, t.action.c.model, t.action.c.status,
-                t.action.c.assignment_seq, t.action.c.state, t.action.c.journal_seq,
-            ).where(where)
+                t.action.c.rollout_id, t.action.c.device_id, t.action.c.attempt, t.action.c.model,
+                t.action.c.status, t.action.c.assignment_seq, t.action.c.state,
+                t.action.c.journal_seq, t.rollout.c.state.label("rollout_state"),
+            )
+            .join(t.rollout, t.rollout.c.id == t.action.c.rollout_id)
+            .where(where)
         )  # fmt: skip
         for row in rows:
-            device = self._devices.get(row.device_id)
-            if device is None:  # somebody speaks of another's
-                continue
-            device.works[row.id] = Work(
-                id=row.id,
+            name = t.action_id(row.rollout_id, row.device_id, row.attempt)
+            call = _CALLS.get(row.rollout_state, "open")
+            self._devices[row.device_id].works[name] = Work(
+                id=name,
                 model=row.model,
-                status="withdrawn" if row.status == "over" else row.status,
+                call=call if row.status == "open" else "withdrawn",
                 assignment_seq=row.assignment_seq,
                 state=row.state,
                 journal_seq=row.journal_seq,
@@ -184,14 +199,9 @@ class _Batch:
             )
         self._write_devices()
         if self._changes:
-            self._connection.execute(
-                t.action.update().where(t.action.c.id == sa.bindparam("of")),
-                list(self._changes.values()),
-            )
+            self._connection.execute(_ACTION, list(self._changes.values()))
         if self._told:
-            self._connection.execute(
-                t.action.update().where(t.action.c.id == sa.bindparam("of")), self._told
-            )
+            self._connection.execute(_ACTION, self._told)
         self._write_models()
         if self._reports:
             store(self._connection, self._reports)
@@ -243,7 +253,8 @@ class _Batch:
                 self._connection, device.row.tenant, device.row.id, work.id, ask.now_s
             )
             if told:
-                self._told.append({"of": work.id, "before_sha256": running.get(work.model), **told})
+                before = {"before_sha256": running.get(work.model)}
+                self._told.append({**_named(work.id, device), **before, **told})
         return Answer(
             next_poll_s=self._next_poll_s(),
             assignment=envelope,
@@ -298,7 +309,7 @@ class _Batch:
         doing = Doing(
             action_id=work.id, state=told.state, journal_seq=told.journal_seq, reason=told.reason
         )
-        self._note(device, said(work, doing), ask.now_s)
+        self._note(device, said(work, doing, work.call), ask.now_s)
 
     def _take(self, device: _Device, ask: Ask, reports: Reports) -> ReportsTaken:
         results = []
@@ -334,7 +345,7 @@ class _Batch:
                     journal_seq=report.journal_seq,
                     reason=report.reason,
                 )
-                self._note(device, said(work, doing), ask.now_s)
+                self._note(device, said(work, doing, work.call), ask.now_s)
         return ReportsTaken(results=tuple(results))
 
     def _is_stored(self, key: tuple[str, str, str]) -> bool:
@@ -349,14 +360,15 @@ class _Batch:
 
     def _note(self, device: _Device, change: Change, now_s: float) -> None:
         before = device.works[change.id]
-        device.works[change.id] = dataclasses.replace(
-            before, status=change.status, state=change.state, journal_seq=change.journal_seq
-        )
-        if change.status == "over":
+        ended = change.status != "open"
+        if ended:
             del device.works[change.id]
-        ended = change.status == "over"
+        else:
+            device.works[change.id] = dataclasses.replace(
+                before, state=change.state, journal_seq=change.journal_seq
+            )
         self._changes[change.id] = {
-            "of": change.id,
+            **_named(change.id, device),
             "status": change.status,
             "state": change.state,
             "reason": change.reason,
@@ -423,6 +435,11 @@ def upsert(
     insert = dialect.insert(table).values(dict(values))
     changed = {name: insert.excluded[name] for name in values if name not in key}
     connection.execute(insert.on_conflict_do_update(index_elements=list(key), set_=changed))
+
+
+def _named(name: str, device: _Device) -> dict[str, str]:
+    """The action that an update is of."""
+    return {"of_rollout": t.rollout_of(name), "of_device": device.row.id}
 
 
 def _under_way(asks: Iterable[Ask]) -> set[str]:

@@ -90,7 +90,8 @@ def store(connection: sa.Connection, reports: Sequence[NewReport]) -> None:
         if told and {"value", "low", "high"} <= set(told) and report.state == "TRIAL":
             rollout_id = connection.execute(
                 sa.select(t.action.c.rollout_id).where(
-                    t.action.c.id == report.action_id, t.action.c.device_id == report.device_id
+                    t.action.c.rollout_id == t.rollout_of(report.action_id),
+                    t.action.c.device_id == report.device_id,
                 )
             ).scalar()
             connection.execute(

@@ -32,7 +32,7 @@ from sdk.fleet.rules.rollout import (
     reached,
     standing,
 )
-from sdk.fleet.store.targets import extend, members, withdraw
+from sdk.fleet.store.targets import extend, members, reopen
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -183,10 +183,8 @@ def tick(connection: sa.Connection, rollout_id: str, now_s: float) -> Decision |
         return decision
     state = "finished" if decision.step == "finish" else "halted"
     _change(connection, row, state=state, reason=decision.reason, changed_s=now_s)
-    if state == "halted":
-        withdraw(connection, t.action.c.rollout_id == rollout_id, decision.reason, now_s)
-        if plan_of(row).on_halt == "revert":
-            revert(connection, row, "the rollout's own rule", now_s)
+    if state == "halted" and plan_of(row).on_halt == "revert":
+        revert(connection, row, "the rollout's own rule", now_s)
     if row.reverts is not None:
         _end_revert(connection, row.reverts, now_s)
     return decision
@@ -207,18 +205,14 @@ def command(
     after = commanded(row.state, word)
     if after == row.state:
         return after
-    mine = t.action.c.rollout_id == rollout_id
     if word == "revert":
-        withdraw(connection, mine, f"reverted by {who}", now_s)
         return revert(connection, row, who, now_s)
     changes: dict[str, Any] = {"state": after, "changed_s": now_s, "reason": f"{word} by {who}"}
-    if word == "cancel":
-        withdraw(connection, mine, f"cancelled by {who}", now_s)
     if word == "resume" and row.state == "halted":
         # What an operator has seen does not stop it again; those who were called off come back.
         changes["acknowledged"] = encode(progress(connection, row, now_s).by_hardware)
         changes["stage_s"] = now_s
-        _reopen(connection, rollout_id, now_s)
+        reopen(connection, t.action.c.rollout_id == rollout_id, now_s)
     _change(connection, row, **changes)
     return after
 
@@ -267,13 +261,12 @@ def progress(connection: sa.Connection, row: Any, now_s: float) -> Progress:
     cutoff = now_s - timeout_s
     is_silent = sa.case((t.action.c.heard_s < cutoff, 1), else_=0)
     was_asked = sa.case((t.action.c.assigned_s < cutoff, 1), else_=0)
-    withdrawn = sa.and_(t.action.c.state.is_(None), t.action.c.status != "open")
     rows = connection.execute(
         sa.select(
             t.action.c.hardware, t.action.c.state, is_silent, was_asked, sa.func.count(),
             sa.func.max(t.action.c.over_s),
         )
-        .where(t.action.c.rollout_id == row.id, ~withdrawn)
+        .where(t.action.c.rollout_id == row.id, t.action.c.status != "called_off")
         .group_by(t.action.c.hardware, t.action.c.state, is_silent, was_asked)
     ).all()  # fmt: skip
     counts: dict[str, collections.Counter[Standing]] = collections.defaultdict(collections.Counter)
@@ -332,30 +325,6 @@ def _fill(connection: sa.Connection, row: Any, now_s: float) -> None:
         sa.select(sa.func.count()).where(t.action.c.rollout_id == row.id)
     ).scalar_one()
     extend(connection, row, reached(plan_of(row), row.stage, total) - have, now_s)
-
-
-def _reopen(connection: sa.Connection, rollout_id: str, now_s: float) -> None:
-    """What was called off before any device was at it is to be done again, unless more followed."""
-    newer = t.action.alias("newer")
-    followed = (
-        sa.select(newer.c.id)
-        .where(
-            newer.c.device_id == t.action.c.device_id,
-            newer.c.model == t.action.c.model,
-            newer.c.assignment_seq > t.action.c.assignment_seq,
-        )
-        .exists()
-    )
-    connection.execute(
-        t.action.update()
-        .where(
-            t.action.c.rollout_id == rollout_id,
-            t.action.c.state.is_(None),
-            t.action.c.status != "open",
-            ~followed,
-        )
-        .values(status="open", reason="", over_s=None, assigned_s=now_s)
-    )
 
 
 def _end_revert(connection: sa.Connection, rollout_id: str, now_s: float) -> str:

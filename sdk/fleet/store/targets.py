@@ -34,7 +34,7 @@ def extend(
 ) -> int:
     """Give work to the next devices of a rollout, up to so many more.
 
-    What was assigned to them before for the same model, and is not over, is called off.
+    What was assigned to them before for the same model is called off when they next come.
 
     Args:
         connection: a transaction that writes.
@@ -48,9 +48,8 @@ def extend(
     """
     if most <= 0:
         return 0
-    order = place(sa.literal(rollout.id), t.device.c.id)
     has_it = (
-        sa.select(t.action.c.id)
+        sa.select(t.action.c.device_id)
         .where(t.action.c.rollout_id == rollout.id, t.action.c.device_id == t.device.c.id)
         .exists()
     )
@@ -60,43 +59,47 @@ def extend(
     if rollout.unfit:
         known = t.device.c.fingerprint_sha256
         wanted.append(sa.or_(known.is_(None), known.not_in(rollout.unfit)))
+    left = connection.execute(sa.select(sa.func.count()).where(*wanted)).scalar_one()
+    if left > most:
+        order = place(sa.literal(rollout.id), t.device.c.id)
+        first = sa.select(t.device.c.id).where(*wanted).order_by(order, t.device.c.id).limit(most)
+        wanted = [t.device.c.id.in_(first)]
     chosen = (
         sa.select(
-            (sa.literal(f"{rollout.id}-") + t.device.c.id).label("id"),
-            t.device.c.tenant,
             t.device.c.id.label("device_id"),
             sa.literal(rollout.id).label("rollout_id"),
             sa.literal(rollout.model).label("model"),
             sa.literal(rollout.assignment_seq, sa.BigInteger).label("assignment_seq"),
-            order.label("place"),
             t.device.c.hardware,
             sa.literal("open").label("status"),
             sa.literal(now_s, sa.Double).label("assigned_s"),
         )
         .where(*wanted)
-        .order_by(order, t.device.c.id)
-        .limit(most)
+        .order_by(t.device.c.id)  # in the order of the index that they go into
     )
-    added = connection.execute(
+    return connection.execute(
         t.action.insert().from_select(list(chosen.selected_columns.keys()), chosen)
     ).rowcount
-    if added:
-        _supersede(connection, rollout, now_s)
-    return added
 
 
-def withdraw(
-    connection: sa.Connection, where: sa.ColumnElement[bool], reason: str, now_s: float
-) -> None:
-    """Call work off: what no device has been given is over at once, the rest once it says so."""
-    is_open = sa.and_(t.NOT_OVER, t.action.c.status == "open")
+def reopen(connection: sa.Connection, where: sa.ColumnElement[bool], now_s: float) -> None:
+    """Work that was called off is to be done after all: under a new name, as a device takes it."""
     connection.execute(
         t.action.update()
-        .where(where, is_open, t.action.c.handed_s.is_(None))
-        .values(status="over", reason=reason, over_s=now_s)
-    )
-    connection.execute(
-        t.action.update().where(where, is_open).values(status="withdrawn", reason=reason)
+        .where(where, t.action.c.status == "called_off")
+        .values(
+            status="open",
+            attempt=t.action.c.attempt + 1,
+            assignment_seq=t.action.c.assignment_seq + 1,
+            state=None,
+            reason="",
+            journal_seq=0,
+            assigned_s=now_s,
+            handed_s=None,
+            heard_s=None,
+            over_s=None,
+            envelope=None,
+        )
     )
 
 
@@ -124,13 +127,3 @@ def join_finished(connection: sa.Connection, tenant: str, device_id: str, now_s:
         seen.add(row.model)
         if row.state == "finished":
             extend(connection, row, 1, now_s, only=[device_id])
-
-
-def _supersede(connection: sa.Connection, rollout: Any, now_s: float) -> None:
-    mine = sa.select(t.action.c.device_id).where(t.action.c.rollout_id == rollout.id)
-    older = sa.and_(
-        t.action.c.model == rollout.model,
-        t.action.c.assignment_seq < rollout.assignment_seq,
-        t.action.c.device_id.in_(mine),
-    )
-    withdraw(connection, older, f"{rollout.release} was assigned instead", now_s)

@@ -9,7 +9,9 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 SLOW_S = 20.0
-"""A body, or the next piece of a long one, comes within this."""
+"""A body comes within this, and a long one in as much more as the slowest line takes."""
+SLOWEST_BYTES_S = 1000
+"""Of a line that is waited for: whoever sends a byte now and then would never come to an end."""
 
 
 class Bounds:
@@ -27,8 +29,8 @@ class Bounds:
             await self._app(scope, receive, send)
             return
         most, came, is_whole = self._most_bytes(scope["path"]), 0, False
-        headers = dict(scope["headers"])
-        refusal = _refused(headers, most)
+        refusal = _refused(dict(scope["headers"]), most)
+        until_s = asyncio.get_running_loop().time() + self._slow_s
 
         async def bounded() -> Message:
             nonlocal came, is_whole
@@ -36,11 +38,7 @@ class Bounds:
                 return await receive()
             if refusal is not None:
                 raise refusal
-            try:
-                async with asyncio.timeout(self._slow_s):
-                    message = await receive()
-            except TimeoutError as error:
-                raise HTTPException(408, "slow") from error
+            message = await _next_piece(receive, until_s + came / SLOWEST_BYTES_S)
             came += len(message.get("body", b""))
             if came > most:
                 raise HTTPException(413, "large")
@@ -60,12 +58,9 @@ async def body_of(scope: Scope, receive: Receive, most: int, slow_s: float) -> b
     if refusal is not None:
         raise refusal
     content = bytearray()
+    until_s = asyncio.get_running_loop().time() + slow_s
     while True:
-        try:
-            async with asyncio.timeout(slow_s):
-                message = await receive()
-        except TimeoutError as error:
-            raise HTTPException(408, "slow") from error
+        message = await _next_piece(receive, until_s + len(content) / SLOWEST_BYTES_S)
         if message["type"] == "http.disconnect":
             raise HTTPException(400, "malformed")
         content += message.get("body", b"")
@@ -73,6 +68,15 @@ async def body_of(scope: Scope, receive: Receive, most: int, slow_s: float) -> b
             raise HTTPException(413, "large")
         if not message.get("more_body", False):
             return bytes(content)
+
+
+async def _next_piece(receive: Receive, until_s: float) -> Message:
+    """What comes next, by the loop's clock in time; otherwise an HTTPException."""
+    try:
+        async with asyncio.timeout_at(until_s):
+            return await receive()
+    except TimeoutError as error:
+        raise HTTPException(408, "slow") from error
 
 
 def _refused(headers: dict[bytes, bytes], most: int) -> HTTPException | None:

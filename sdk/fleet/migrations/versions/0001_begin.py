@@ -13,14 +13,12 @@ def upgrade() -> None:
     """Make them."""
     op.create_table(
         "action",
-        sa.Column("id", sa.String(length=200), nullable=False),
-        sa.Column("tenant", sa.String(length=64), nullable=False),
         sa.Column("device_id", sa.String(length=64), nullable=False),
         sa.Column("rollout_id", sa.String(length=64), nullable=False),
         sa.Column("model", sa.String(length=200), nullable=False),
         sa.Column("assignment_seq", sa.BigInteger(), nullable=False),
-        sa.Column("place", sa.String(length=16), nullable=False),
         sa.Column("hardware", sa.String(length=100), nullable=False),
+        sa.Column("attempt", sa.Integer(), server_default="1", nullable=False),
         sa.Column("status", sa.String(length=16), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=True),
         sa.Column("reason", sa.String(length=2000), server_default="", nullable=False),
@@ -32,20 +30,17 @@ def upgrade() -> None:
         sa.Column("before_sha256", sa.String(length=64), nullable=True),
         sa.Column("envelope", sa.LargeBinary(), nullable=True),
         sa.Column("envelope_until_s", sa.Double(), nullable=True),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_action")),
-    )
-    op.create_index(
-        "ix_action_device_history", "action", ["device_id", "assignment_seq"], unique=False
+        sa.PrimaryKeyConstraint("device_id", "rollout_id", name=op.f("pk_action")),
     )
     op.create_index(
         "ix_action_device_id",
         "action",
         ["device_id"],
         unique=False,
-        sqlite_where=sa.text("status <> 'over'"),
-        postgresql_where=sa.text("status <> 'over'"),
+        sqlite_where=sa.text("status = 'open'"),
+        postgresql_where=sa.text("status = 'open'"),
     )
-    op.create_index("ix_action_rollout_id", "action", ["rollout_id", "device_id"], unique=True)
+    op.create_index("ix_action_rollout_id", "action", ["rollout_id"], unique=False)
     op.create_table(
         "announced_key",
         sa.Column("tenant", sa.String(length=64), nullable=False),
@@ -269,8 +264,7 @@ def downgrade() -> None:
     op.drop_index(
         "ix_action_device_id",
         table_name="action",
-        sqlite_where=sa.text("status <> 'over'"),
-        postgresql_where=sa.text("status <> 'over'"),
+        sqlite_where=sa.text("status = 'open'"),
+        postgresql_where=sa.text("status = 'open'"),
     )
-    op.drop_index("ix_action_device_history", table_name="action")
     op.drop_table("action")
