@@ -11,6 +11,7 @@ import datetime as dt
 import hashlib
 import json
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from agent.errors import UsageError
 from agent.manifest import Manifest
 from agent.updates.assignment import ASSIGNMENT_TYPE, Assignment
 from agent.updates.trust import METADATA
-from sdk.release.keystore import KeyStore
+from sdk.release.keystore import INDEX, KeyStore
 from sdk.release.publish import Published, find, manifest_of
 from sdk.release.repository import Repository
 from sdk.release.roles import is_old, lacking_keys, said
@@ -50,14 +51,18 @@ class Tenant:
         """Nothing is read yet; `check` does."""
         self.name = name
         self.folder = folder
+        self._keys_folder = keys
+        self._passphrase = passphrase
         self._keys = KeyStore(keys, passphrase)
         self._lock = threading.Lock()
+        self._keys_seen = self._keys_changed()
         self._signers: list[Any] = []
         self._seen: tuple[int, bytes] = (0, b"")
         self._releases: tuple[bytes, list[Release]] = (b"", [])
 
     def repository(self) -> Repository:
         """The repository as it is now; each use has one of its own."""
+        self._follow_keys()
         return Repository(FolderStore(self.folder), self._keys)
 
     def check(self) -> None:
@@ -83,9 +88,17 @@ class Tenant:
 
         plain = {name: value for name, value in encode(assignment).items() if value is not None}
         envelope = Envelope(canonical(plain), ASSIGNMENT_TYPE, {})
-        for signer in self._signers or self._load_signers(self.repository()):
+        for signer in self._own_signers():
             envelope.sign(signer)
         return json.dumps(envelope.to_dict(), separators=(",", ":"), sort_keys=True).encode()
+
+    def is_sealed(self, envelope: Mapping[str, Any]) -> bool:
+        """Whether an assignment is signed by the keys that sign now: they are replaced at times."""
+        try:
+            own = {signature["keyid"] for signature in envelope["signatures"]}
+        except (LookupError, TypeError):
+            return False
+        return own == {signer.public_key.keyid for signer in self._own_signers()}
 
     def root_sha256(self) -> bytes:
         """Of `1.root.json`: whoever trusts it trusts this repository.
@@ -169,6 +182,23 @@ class Tenant:
         if signed is None:
             return float("inf")
         return (dt.datetime.now(tz=dt.timezone.utc) - signed).total_seconds()
+
+    def _own_signers(self) -> list[Any]:
+        self._follow_keys()
+        return self._signers or self._load_signers(self.repository())
+
+    def _follow_keys(self) -> None:
+        """Read the keys anew once they were rotated, while this process runs."""
+        changed = self._keys_changed()
+        if changed != self._keys_seen:
+            self._keys = KeyStore(self._keys_folder, self._passphrase)
+            self._keys_seen, self._signers = changed, []
+
+    def _keys_changed(self) -> int:
+        try:
+            return (self._keys_folder / INDEX).stat().st_mtime_ns
+        except OSError:
+            return 0
 
     def _load_signers(self, repository: Repository) -> list[Any]:
         told = said(repository.role("root").signed).get("assignment", {})

@@ -50,11 +50,13 @@ class Assignments:
                 t.action.c.rollout_id == t.rollout_of(action_id),
             )
         ).one()  # fmt: skip
-        if row.envelope is not None and row.envelope_until_s - now_s > _RENEWED_S:
-            return json.loads(row.envelope), {}
         own = self._tenants.get(tenant)
         if own is None:
             return None, {}
+        if row.envelope is not None and row.envelope_until_s - now_s > _RENEWED_S:
+            before = json.loads(row.envelope)
+            if own.is_sealed(before):
+                return before, {}
         rollout = self._rollout(connection, row.rollout_id)
         until_s = now_s + ASSIGNMENT_S
         envelope = own.seal(
