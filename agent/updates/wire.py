@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Any, Literal
 
+from agent.codec import MOST_INTEGER
 from agent.manifest import Fingerprint
 from agent.updates.states import State
 
@@ -31,14 +32,23 @@ machines were found under its name."""
 class Most(int):
     """So many characters or items at most; pydantic reads it too, where the server has it."""
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:  # noqa: PLW3201
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         """A schema that refuses more."""
         return {**handler(source), "max_length": int(self)}
+
+
+class Within(int):
+    """No further from 0 than this: no database takes numbers without end."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        """A schema that refuses more."""
+        return {**handler(source), "ge": -int(self), "le": int(self)}
 
 
 Name = Annotated[str, Most(200)]
 Reason = Annotated[str, Most(2000)]
 Hash = Annotated[str, Most(64)]
+Number = Annotated[int, Within(MOST_INTEGER)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +58,7 @@ class Enrolment:
     device_id: Hash
     public_key: Name
     """Ed25519, 32 bytes in base64."""
-    created: int
+    created: Number
     """Seconds since 1970, by the device's clock."""
     proof: Name
     """base64 of the signature, by that key, over all else here."""
@@ -92,7 +102,7 @@ class Doing:
 
     action_id: Name
     state: State
-    journal_seq: int
+    journal_seq: Number
     reason: Reason = ""
 
 
@@ -108,7 +118,7 @@ class Refused:
 class Poll:
     """`POST /v1/poll`: what is so on a device now."""
 
-    version: int = VERSION
+    version: Number = VERSION
     agent: Name
     boot_id: Name
     fingerprint_sha256: Hash
@@ -119,10 +129,10 @@ class Poll:
     actions: Annotated[tuple[Doing, ...], Most(256)] = ()
     """Those that are not over, and those whose end the server has not heard of."""
     refused: Annotated[tuple[Refused, ...], Most(256)] = ()
-    metadata_version: int | None = None
+    metadata_version: Number | None = None
     """Of the timestamp that is trusted."""
-    metadata_age_s: int | None = None
-    reports_waiting: int = 0
+    metadata_age_s: Number | None = None
+    reports_waiting: Annotated[int, Within(2**31 - 1)] = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -135,7 +145,7 @@ class Answer:
     cancel: str | None = None
     """An action to give up, as long as it is not beyond STAGED."""
     send_fingerprint: bool = False
-    metadata_version: int | None = None
+    metadata_version: Number | None = None
     """Of the repository's timestamp: where the device's is lower, it looks there."""
 
 
@@ -144,7 +154,7 @@ class StateOf:
     """`POST /v1/actions/{id}/state`: an action has come further."""
 
     state: State
-    journal_seq: int
+    journal_seq: Number
     reason: Reason = ""
 
 

@@ -8,6 +8,7 @@ import datetime as dt
 import json
 import logging
 import os
+import resource
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -27,6 +28,7 @@ from sdk.fleet.server import Server, Settings
 from sdk.fleet.store.access import make_key
 from sdk.fleet.tables import api_key
 from sdk.fleet.web.app import make_app
+from sdk.fleet.web.connection import Connection
 
 STOP_S = 10
 """A request that is on its way has so long to come to its end."""
@@ -82,11 +84,14 @@ def serve(
         with contextlib.closing(server):
             _first_keys(server, keys_folder)
             _log_json()
+            _allow_connections()
             sys.setswitchinterval(0.001)  # the one thread that writes should not hold others up
             app = make_app(server)
             app.router.lifespan_context = _lifespan(server, lambda: ready(_address(listener)))
             config = uvicorn.Config(
                 app,
+                http=Connection,
+                ws="none",
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -155,6 +160,12 @@ def _first_keys(server: Server, folder: Path) -> None:
                 continue
             _, key = make_key(connection, tenant, "first admin", "admin", server.now_s())
             write_atomic(folder / f"{tenant}.key", f"{key}\n".encode(), mode=0o600)
+
+
+def _allow_connections() -> None:
+    """Each connection takes a file; shells allow 1,024 of them, and systems many more."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _log_json() -> None:

@@ -28,6 +28,7 @@ from sdk.fleet.rules.enrolment import device_name
 from sdk.fleet.server import Server, Settings
 from sdk.fleet.store.access import Role, make_key
 from sdk.fleet.web.app import make_app
+from sdk.fleet.web.connection import Connection
 from tests.updates.devices import fresh_fleet
 from tests.updates.fleet import PASSPHRASE, Fleet
 
@@ -79,11 +80,12 @@ class World:
 
 
 @contextlib.contextmanager
-def listening(world: World) -> Iterator[str]:
+def listening(world: World, http: type[Connection] = Connection) -> Iterator[str]:
     """The address of the world's server, while it listens at a real port."""
     config = uvicorn.Config(
-        world.app, host="127.0.0.1", port=0, log_config=None, access_log=False, lifespan="off"
-    )
+        world.app, host="127.0.0.1", port=0, log_config=None, access_log=False, lifespan="off",
+        http=http, ws="none",
+    )  # fmt: skip
     server = uvicorn.Server(config)
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.run, daemon=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
@@ -32,6 +33,8 @@ from sdk.fleet.web.errors import responses
 from sdk.fleet.web.signed import Nonces, read_ask
 
 T = TypeVar("T")
+_NUL = rb"\u0000"
+_ESCAPED_NUL = re.compile(rb"((?<!\\)(?:\\\\)*)\\u0000")
 POLL, _REPORTS, _STATE = TypeAdapter(Poll), TypeAdapter(Reports), TypeAdapter(StateOf)
 _ENROLMENT, _ENROLLED = TypeAdapter(Enrolment), TypeAdapter(Enrolled)
 _ANSWERS: Mapping[type, TypeAdapter[Any]] = {
@@ -219,6 +222,10 @@ def _introduction(content: bytes, address: str) -> Introduction:
 
 
 def _read(kind: TypeAdapter[T], content: bytes) -> T:
+    if (
+        _NUL in content
+    ):  # PostgreSQL takes none in a text, and a device should be heard all the same
+        content = _ESCAPED_NUL.sub(rb"\1\\ufffd", content)
     try:
         return kind.validate_json(content, strict=True)
     except (ValidationError, RecursionError) as error:

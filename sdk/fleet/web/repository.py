@@ -54,10 +54,11 @@ def _file(folder: Path, tenant: str, path: str) -> Response:
             continue
         place = folder / path
         try:
+            leaves = not place.resolve(strict=True).is_relative_to(folder.resolve())
             state = place.stat()
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # the latter: links that lead in a circle
             raise _missing(tenant, path) from error
-        if not stat.S_ISREG(state.st_mode):
+        if leaves or not stat.S_ISREG(state.st_mode):
             raise _missing(tenant, path)
         headers = {"Cache-Control": kept}
         if found.groups():  # its name is its content's
