@@ -39,6 +39,7 @@ VERBS = (
     "revoke",
     "repo refresh",
     "fleet serve",
+    "fleet backup",
     "fleet status",
     "fleet tokens add",
     "fleet tokens list",

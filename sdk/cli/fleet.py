@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sdk.fleet.server import Settings
 
 SERVE_EXAMPLE = "Example: sdk fleet serve --repo repo --keys keys --port 8000"
+BACKUP_EXAMPLE = "Example: sdk fleet backup --out fleet-2026-11-22.db"
 _KNOWN = {"database", "host", "port", "poll_s", "trusted_proxies", "tenants"}
 
 fleet_app = typer.Typer(
@@ -94,6 +95,24 @@ fleet_app.command("reports", epilog=fleet_look.REPORTS_EXAMPLE)(fleet_look.repor
 fleet_app.command("export", epilog=fleet_look.EXPORT_EXAMPLE)(fleet_look.export)
 fleet_app.add_typer(fleet_access.keys_app)
 fleet_app.command("audit", epilog=fleet_access.AUDIT_EXAMPLE)(fleet_access.audit)
+
+
+@fleet_app.command("backup", epilog=BACKUP_EXAMPLE)
+def backup(
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The copy.")],
+    db: Annotated[
+        str, typer.Option("--db", metavar="URL", help="The server's database.")
+    ] = "sqlite:///fleet.db",
+) -> None:
+    """Copy an SQLite database, while the server is at work.
+
+    To restore it: stop the server, put the copy in the database's place, remove the files beside it
+    that end in -wal and -shm, and start the server. Devices tell it at their next polls what is so.
+    """
+    from sdk.fleet.backup import back_up
+
+    length = back_up(db, out)
+    err_console().print(f"{out}: {length} bytes", markup=False)
 
 
 def _read(config: Path | None) -> dict[str, Any]:

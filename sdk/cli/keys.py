@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +21,10 @@ ROTATE_EXAMPLE = "Example: sdk keys rotate timestamp --repo repo"
 STATUS_EXAMPLE = "Example: sdk keys status --repo repo"
 
 Repo = Annotated[
-    str, typer.Option("--repo", metavar="PLACE", help="The repository: a folder, or a URL.")
+    str,
+    typer.Option(
+        "--repo", metavar="PLACE", help="The repository: a folder, a store, or a fleet server."
+    ),
 ]
 Keys = Annotated[Path, typer.Option("--keys", metavar="DIR", help="The folder of the keys.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -38,6 +42,11 @@ def opened(repo: str, keys: Path) -> Repository:
     from sdk.release.repository import Repository
     from sdk.release.store import FolderStore, store_of
 
+    if repo.startswith(("http://", "https://")):
+        from sdk.cli.fleet_common import opened as asked
+        from sdk.fleet.publisher import ServerRepository
+
+        return ServerRepository(asked(repo, None), KeyStore(keys, ask=_asking()))
     store = store_of(repo)
     if isinstance(store, FolderStore):
         served, own = store.folder.resolve(), keys.resolve()
@@ -47,7 +56,7 @@ def opened(repo: str, keys: Path) -> Repository:
                 cause="Whoever may read the repository could read the keys.",
                 remedy="Keep them elsewhere: --keys DIR",
             )
-    return Repository(store, KeyStore(keys, ask=_ask if sys.stdin.isatty() else None))
+    return Repository(store, KeyStore(keys, ask=_asking()))
 
 
 @keys_app.command("init", epilog=INIT_EXAMPLE)
@@ -148,6 +157,10 @@ def status(repo: Repo = "repo", keys: Keys = Path("keys"), json: Json = False) -
         table.add_row(role.role, str(role.version), role.expires, wanted)
     out_console().print()
     out_console().print(table)
+
+
+def _asking() -> Callable[[bool], str] | None:
+    return _ask if sys.stdin.isatty() else None
 
 
 def _ask(new: bool) -> str:  # noqa: FBT001  see sdk.release.keystore.Ask

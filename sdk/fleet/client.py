@@ -119,6 +119,52 @@ class FleetClient:
             except (urllib3.exceptions.HTTPError, OSError) as error:
                 raise _cut_off(self.server, error) from error
 
+    def file(self, path: str) -> Iterator[bytes]:
+        """A file of the server's, in pieces; nothing where there is none. Raises as `stream`."""
+        import urllib3
+
+        with self._line("GET", f"{self.server}/{urllib.parse.quote(path)}") as response:
+            if response.status == 404:
+                return
+            if response.status != 200:
+                raise _refusal(self.server, response.status, response.data)
+            try:
+                yield from response.stream(_CHUNK_BYTES)
+            except (urllib3.exceptions.HTTPError, OSError) as error:
+                raise _cut_off(self.server, error) from error
+
+    def length(self, path: str) -> int | None:
+        """How long a file of the server's is; None where there is none. Raises as `ask`."""
+        with self._line("HEAD", f"{self.server}/{urllib.parse.quote(path)}") as response:
+            told = response.headers.get("Content-Length", "")
+            return int(told) if response.status == 200 and told.isdigit() else None
+
+    def put(self, *path: str, content: Iterator[bytes], length: int) -> None:
+        """Send a file to the admin API. Raises as `ask`."""
+        url = "/".join((self.server, "v1/admin", *(urllib.parse.quote(part, "") for part in path)))
+        headers = {"Content-Length": str(length), "Content-Type": "application/octet-stream"}
+        with self._line("PUT", url, content, headers) as response:
+            if response.status != 200:
+                raise _refusal(self.server, response.status, response.data)
+
+    @contextlib.contextmanager
+    def _line(
+        self, method: str, url: str, body: Any = None, more: dict[str, str] | None = None
+    ) -> Iterator[Any]:
+        import urllib3
+
+        headers = {**self._pool.headers, **(more or {})}
+        try:
+            response = self._pool.request(
+                method, url, body=body, headers=headers, redirect=False, preload_content=False
+            )
+        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            raise _unreachable(self.server, error) from error
+        try:
+            yield response
+        finally:
+            response.close()
+
     @contextlib.contextmanager
     def _asked(
         self, method: str, path: tuple[str, ...], body: Any, query: Any, *, preload: bool = True

@@ -51,6 +51,8 @@ class Repository:
     def _forget(self) -> None:
         self._read: dict[str, Any] = {}
         self._new: dict[str, Any] = {}
+        self._given: dict[str, bytes] = {}
+        """Of what is new, that which was signed elsewhere."""
         self._staged: list[tuple[str, bytes]] = []
         self._seen: bytes | None = None
         """The timestamp that all this is based on; it is read before anything else."""
@@ -103,6 +105,26 @@ class Repository:
         self._new[name] = Metadata(signed)
         return self._new[name]
 
+    def adopt(self, name: str, content: bytes) -> Any:
+        """A role's next metadata, signed by somebody else; whether it is accepted is seen later.
+
+        Raises:
+            VerificationError: it is no metadata.
+        """
+        from tuf.api.exceptions import RepositoryError
+        from tuf.api.metadata import Metadata
+
+        try:
+            self._new[name] = Metadata.from_bytes(content)
+        except RepositoryError as error:
+            raise VerificationError(
+                f"The new {name} metadata cannot be read: {error}.",
+                cause="It was cut short, or made by something else.",
+                remedy="Nothing was changed. Publish again.",
+            ) from error
+        self._given[name] = content
+        return self._new[name]
+
     def models(self) -> list[str]:
         """The names of the models that have a key of their own."""
         delegations = self.role("targets").signed.delegations
@@ -126,7 +148,7 @@ class Repository:
         from tuf.api.metadata import MetaFile
 
         changed = [name for name in self._new if name not in ("root", *ONLINE)]
-        contents = {name: self._signed(name) for name in self._new if name not in ONLINE}
+        contents = {name: self._content(name) for name in self._new if name not in ONLINE}
         if changed or "snapshot" in self._new:
             snapshot = self.edit("snapshot").signed
             for name in changed:
@@ -148,7 +170,7 @@ class Repository:
         for name in order:
             self._staged.append((place(name, self._new[name].signed.version), contents[name]))
         self._read.update(self._new)
-        self._new = {}
+        self._new, self._given = {}, {}
 
     def write(self) -> list[str]:
         """Write what was staged; the paths that were written, in their order.
@@ -259,6 +281,12 @@ class Repository:
             expires=self.role(name).signed.expires.strftime(TIME_FORM),
             keys=tuple(self._names(self.keyids(name))),
         )
+
+    def _content(self, name: str) -> bytes:
+        if name not in self._given:
+            return self._signed(name)
+        self._check_accepted(name, self.role(delegator(name)))
+        return self._given[name]
 
     def _signed(self, name: str) -> bytes:
         """The metadata with its signatures, which those who delegate to it accept.

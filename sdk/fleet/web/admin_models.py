@@ -128,6 +128,19 @@ class State(BaseModel):
     state: str
 
 
+class Received(BaseModel):
+    """A file that was written."""
+
+    length: int
+
+
+class Changes(Body):
+    """Metadata that was signed elsewhere."""
+
+    metadata: Annotated[dict[str, str], Field(min_length=1, max_length=50)]
+    """Role, such as `model-minilm` -> its next metadata, as TUF has it."""
+
+
 Item = dict[str, Any]
 
 

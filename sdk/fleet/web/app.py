@@ -11,13 +11,16 @@ from pydantic import TypeAdapter
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agent.errors import SlipwayError
+from agent.updates.trust import MANIFEST_BYTES
 from agent.updates.wire import MOST_BODY_BYTES
 from sdk.fleet.database import reading, revision_of
+from sdk.fleet.publication import MOST_BLOB_BYTES
 from sdk.fleet.refusals import RefusedError
 from sdk.fleet.server import Server
 from sdk.fleet.web import (
     admin_access,
     admin_devices,
+    admin_publication,
     admin_rollouts,
     device_api,
     repository,
@@ -47,7 +50,10 @@ def make_app(server: Server, *, slow_s: float = SLOW_S) -> FastAPI:
         enrolments_per_minute=server.settings.enrolments_per_minute,
         admin_per_minute=server.settings.admin_per_minute,
     )
-    for routes in (device_api, repository, admin_access, admin_devices, admin_rollouts):
+    for routes in (
+        *(device_api, repository, admin_access, admin_devices, admin_publication),
+        *(admin_rollouts,),
+    ):
         app.include_router(routes.router)
     _health(app)
     handle_errors(app)
@@ -73,7 +79,15 @@ class _App(FastAPI):
 
 
 def _bounded(app: ASGIApp, *, slow_s: float) -> ASGIApp:
-    return Bounds(app, lambda _: MOST_BODY_BYTES, slow_s)
+    return Bounds(app, _most_bytes, slow_s)
+
+
+def _most_bytes(path: str) -> int:
+    """How long a body may be: only publishers send long ones."""
+    if path.startswith("/v1/admin/blobs/"):
+        return MOST_BLOB_BYTES
+    long = path.startswith("/v1/admin/manifests/") or path == "/v1/admin/changes"
+    return 8 * MANIFEST_BYTES if long else MOST_BODY_BYTES
 
 
 def _health(app: FastAPI) -> None:
