@@ -15,7 +15,8 @@ from sdk.fleet.database import migrate, writing
 from sdk.fleet.online import Tenant
 from sdk.fleet.rules.pace import next_poll_s
 from sdk.fleet.store.assignments import Assignments
-from sdk.fleet.store.exchange import Ask, Exchange, Reply
+from sdk.fleet.store.batch import Ask
+from sdk.fleet.store.exchange import Exchange, Reply
 from sdk.fleet.store.shared import shared_secret
 
 

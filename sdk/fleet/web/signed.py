@@ -26,7 +26,7 @@ from agent.updates.request import (
 from agent.updates.wire import Poll, Reports, StateOf
 from sdk.fleet.refusals import RefusedError
 from sdk.fleet.rules.claims import WINDOW_S, Claim
-from sdk.fleet.store.exchange import Ask
+from sdk.fleet.store.batch import Ask
 
 _NAMES = re.escape("(" + " ".join(f'"{name}"' for name in COMPONENTS) + ")")
 _INPUT = re.compile(
