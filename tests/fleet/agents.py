@@ -15,45 +15,48 @@ from agent.config import Config, read_config
 from agent.device import device_of
 from agent.errors import SlipwayError
 from agent.files import make_folders
+from agent.membership import FILE
 from agent.updates.enrol import enrol
 from agent.updates.home import Home
 from agent.updates.install import confirm_now
 from agent.updates.journal import Action
 from agent.updates.keeping import Keeper
 from agent.updates.polling import poller_of
-from agent.updates.proving import Prove
 from agent.updates.recover import recover
 from agent.updates.run import look
 from agent.updates.status import status
 from sdk.fleet import tables as t
 from sdk.fleet.chores import move_on
+from sdk.fleet.database import open_database
+from sdk.fleet.online import Tenant
+from sdk.fleet.server import Server
+from sdk.fleet.web.app import make_app
 from tests.fleet.client import Client
-from tests.fleet.world import World
-from tests.updates.fleet import MODEL, passing
+from tests.fleet.proxy import Proxy
+from tests.fleet.world import World, listening
+from tests.updates.fleet import MODEL, PASSPHRASE, passing
 
 ROOT = Path(__file__).parent.parent.parent
 SETTINGS = "reserve_mib = 0\npoll_s = 1\n"
 GROUP = "line-3"
 
 
-def configured(state: Path, settings: str = SETTINGS) -> Config:
+def configured(state: Path) -> Config:
     """What an installer leaves: a folder with settings in it, and nobody to trust."""
     make_folders(state)
-    (state / "agent.toml").write_text(settings)
+    (state / "agent.toml").write_text(SETTINGS)
     return read_config(None, state)
 
 
 class Agent:
     """A device whose agent is in this process; a turn is taken when the test says so."""
 
-    def __init__(
-        self, client: Client, state: Path, *, group: str | None = GROUP, prove: Prove = passing,
-        settings: str = SETTINGS,
-    ) -> None:  # fmt: skip
-        """Enrolled with a token that the server gives, and with nothing else."""
-        token = client.do("POST", "/tokens", {"group": group})["token"]
-        enrol(configured(state, settings), client.address, token=token)
-        self.client, self.state, self.prove = client, state, prove
+    def __init__(self, client: Client, state: Path) -> None:
+        """Enrolled with a token that the server gives, and with nothing else; unless it was."""
+        if not (state / FILE).exists():
+            token = client.do("POST", "/tokens", {"group": GROUP})["token"]
+            enrol(configured(state), client.address, token=token)
+        self.client, self.state = client, state
         self.lines: list[str] = []
         self.start()
 
@@ -63,7 +66,7 @@ class Agent:
         self.home = Home(self.config)
         recover(self.home, self.lines.append)
         self.poller = poller_of(self.home)
-        self.keeper = Keeper(self.prove)
+        self.keeper = Keeper(passing)
 
     def restart(self) -> None:
         self.home.close()
@@ -104,18 +107,22 @@ class Crew:
         self.client, self.folder = client, folder
         self.agents: list[Agent] = []
 
-    def joins(self, name: str = "", **how: Any) -> Agent:
+    def joins(self) -> Agent:
         """One more."""
-        made = Agent(self.client, self.folder / (name or f"agent-{len(self.agents)}"), **how)
+        return self.takes(self.folder / f"agent-{len(self.agents)}")
+
+    def takes(self, state: Path) -> Agent:
+        """An agent at work in a state folder, which is enrolled already or else by a token."""
+        made = Agent(self.client, state)
         self.agents.append(made)
         return made
 
-    def turn(self, *, confirm: bool = True) -> None:
-        """Everybody takes a turn, and says that what is on trial is well; the server's one too."""
+    def turn(self) -> None:
+        """Everybody takes a turn, and says that what is on trial is well; the server takes its."""
         for agent in self.agents:
             with contextlib.suppress(SlipwayError):
                 action = agent.look()
-                if confirm and action is not None and action.state == "TRIAL":
+                if action is not None and action.state == "TRIAL":
                     agent.confirm(action.model)
         move_on(self.client.world.server)
 
@@ -189,3 +196,38 @@ def until(what: Callable[[], Any], log: Path | None = None, timeout_s: float = 6
         assert time.monotonic() < deadline, log.read_text() if log is not None else what
         time.sleep(0.05)
     return found
+
+
+class Site:
+    """A server that is stopped and started anew, always at the same address."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self._listens = contextlib.ExitStack()
+        self.proxy = Proxy(("127.0.0.1", 1))
+        self.client = Client(self.proxy.url, world)
+        self._listen()
+
+    def restart(self, between: Callable[[], None] = lambda: None) -> None:
+        """Another process over the same database, but for what is done to it in between."""
+        self._listens.close()
+        self.world.server.close()
+        between()
+        tenants = {
+            name: Tenant(name, own.folder, self.world.fleet.folder / "keys", PASSPHRASE)
+            for name, own in self.world.tenants.items()
+        }
+        self.world.tenants = tenants
+        self.world.server = Server(open_database(self.world.url), tenants, self.world.settings)
+        self.world.app = make_app(self.world.server, slow_s=1.0)
+        self._listen()
+
+    def close(self) -> None:
+        self.client.__exit__()
+        self._listens.close()
+        self.proxy.close()
+        self.world.close()
+
+    def _listen(self) -> None:
+        url = self._listens.enter_context(listening(self.world))
+        self.proxy.target = ("127.0.0.1", int(url.rpartition(":")[2]))

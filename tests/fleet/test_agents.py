@@ -101,10 +101,7 @@ def test_a_device_without_a_token_waits_and_is_accepted(
     root_sha256 = world.tenants["default"].root_sha256().hex()
     told = enrol(configured(state), client.address, root_sha256=root_sha256)
     assert told["status"] == "pending"
-    agent = Agent.__new__(Agent)
-    agent.client, agent.state, agent.prove, agent.lines = client, state, passing, []
-    agent.start()
-    crew.agents.append(agent)
+    agent = crew.takes(state)
     world.fleet.publish("1.0.0")
     with pytest.raises(StandingError, match="pending"):
         agent.look()
