@@ -576,3 +576,40 @@ def test_reports_that_are_none_are_refused_one_by_one(client: Client, world: Wor
     found = client.signed(device, "/v1/reports", body).json["results"]
     assert found[-2] == "stored"
     assert all(one.startswith("refused: ") for one in [*found[:-2], found[-1]])
+
+
+ODD: dict[str, tuple[str, str, str]] = {
+    "a NUL in a word": ("POST", "/devices/{device}/reject", '{"why": "a\\u0000b"}'),
+    "half a character": ("POST", "/devices/{device}/reject", '{"why": "\\ud800"}'),
+    "a NUL in a place": ("GET", "/devices?after=%00", ""),
+    "half a character in a place": ("GET", "/devices?after=%ff%ed%a0%80", ""),
+    "a NUL in a name": ("GET", "/rollouts/%00", ""),
+    "time without end": ("POST", "/rollouts", '{"stages": [{"share": 1, "timeout_s": Infinity}]}'),
+    "a rest without end": ("POST", "/rollouts", '{"stages": [{"share": 1, "soak_s": Infinity}]}'),
+    "no number": ("POST", "/rollouts", '{"stages": [{"share": 1, "soak_s": NaN}]}'),
+    "no share": ("POST", "/rollouts", '{"halt_if": [{"share": NaN}]}'),
+    "devices without end": ("POST", "/rollouts", '{"stages": [{"count": 1%s}]}' % ("0" * 400)),
+    "time for a token": ("POST", "/tokens", '{"valid_s": NaN}'),
+    "deep": ("POST", "/groups", '{"name": ' + "[" * 100_000),
+    "twice": ("POST", "/groups", '{"name": "a", "name": "b"}'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_what_an_operator_sends_is_done_or_refused_and_shown_afterwards(
+    client: Client, world: World, device: Device, name: str
+) -> None:
+    world.fleet.publish("1.0.0", world.fleet.build("b"))
+    method, path, content = ODD[name]
+    if path == "/rollouts":
+        content = '{"model": "net", "release": "1.0.0", ' + content[1:]
+    found = client.ask(
+        method, f"/v1/admin{path.format(device=device.device_id)}", content.encode(),
+        {
+            "Authorization": f"Bearer {world.keys['default', 'admin']}",
+            "Content-Type": "application/json",
+        },
+    )  # fmt: skip
+    assert found.status in (200, 400, 404, 422), found.content
+    for shown in ("/status", "/rollouts", "/devices", "/audit", "/tokens"):
+        assert client.admin("GET", shown, role="admin").status == 200

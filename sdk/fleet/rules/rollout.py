@@ -190,7 +190,7 @@ def check(rollout: Rollout) -> None:
                 f"stage {number} asks for {told}",
                 "Ask for 1 device or more, and a share above 0, at most 1",
             )
-        if not (stage.timeout_s > 0.0 and stage.soak_s >= 0.0):
+        if not (0.0 < stage.timeout_s < math.inf and 0.0 <= stage.soak_s < math.inf):
             told = f"{stage.timeout_s:g} s, and soaks for {stage.soak_s:g} s"
             raise _contradiction(
                 f"stage {number} waits for {told}", "Give it time, and no less than 0 s to soak"

@@ -40,7 +40,7 @@ def list_devices(
     caller: Viewer,
     group: Annotated[Group | None, Query()] = None,
     standing: Literal["accepted", "pending", "rejected", "quarantined"] | None = None,
-    after: Annotated[str, Query(max_length=64)] = "",
+    after: Annotated[str, Query(pattern=r"^[0-9a-f]{0,64}$")] = "",
     limit: Limit = 100,
 ) -> Items:
     """Devices, with what each should run, has activated and confirmed, and does run."""

@@ -74,7 +74,7 @@ class Moved(Body):
 class Why(Body):
     """For the device's record."""
 
-    why: Annotated[str, Field(max_length=500)] = ""
+    why: Annotated[str, Field(max_length=500, pattern=r"^[^\x00]*$")] = ""
 
 
 class Assign(Body):

@@ -7,8 +7,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request
 from starlette.concurrency import run_in_threadpool
 
+from agent.errors import VerificationError
 from agent.updates.fetch import blob_path
 from sdk.fleet.publication import accept, receive
+from sdk.fleet.refusals import RefusedError
 from sdk.fleet.web.admin_models import Changes, Item, Received
 from sdk.fleet.web.desk import ALWAYS, Desk, Operator, Viewer, tenant_of, write
 
@@ -51,7 +53,12 @@ async def change(server: Desk, caller: Operator, body: Changes) -> Item:
     """Take new metadata, if whoever has to sign it did; snapshot and timestamp follow."""
     contents = {name: text.encode() for name, text in body.metadata.items()}
     tenant = tenant_of(server, caller)
-    written = await run_in_threadpool(accept, tenant, contents)
+    try:
+        written = await run_in_threadpool(accept, tenant, contents)
+    except VerificationError as error:  # of what was sent: the server itself is well
+        raise RefusedError(
+            "impossible", error.what, cause=error.cause, remedy=error.remedy
+        ) from error
     about = {"roles": sorted(contents)}
     await run_in_threadpool(write, server, caller, "published", about, lambda _: None)
     return {"written": written}
