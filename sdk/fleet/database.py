@@ -10,9 +10,9 @@ import contextlib
 import hashlib
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
@@ -21,8 +21,10 @@ from sqlalchemy.sql.functions import GenericFunction
 
 from agent.errors import StorageError, UsageError
 
+T = TypeVar("T")
 WAIT_S = 30.0
 """So long a transaction waits for another one that writes."""
+_ATTEMPTS = 3
 _READS = {"slipway_reads": True}
 _LOCK = 7305130942  # any number: PostgreSQL's name for the lock of migrations
 
@@ -76,6 +78,21 @@ def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
     """
     with _translated(engine), engine.begin() as connection:
         yield connection
+
+
+def written(engine: sa.Engine, do: Callable[[sa.Connection], T]) -> T:
+    """What `do` makes of a transaction that may write; it is durable when this returns.
+
+    Where another process has made the same row meanwhile, it is done again, and finds that row.
+
+    Raises:
+        StorageError: as for `writing`.
+    """
+    for _ in range(_ATTEMPTS - 1):
+        with contextlib.suppress(sa.exc.IntegrityError), writing(engine) as connection:
+            return do(connection)
+    with writing(engine) as connection:
+        return do(connection)
 
 
 @contextlib.contextmanager

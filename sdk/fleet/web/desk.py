@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 import sqlalchemy as sa
 from fastapi import Depends, Path, Query, Request
 
-from sdk.fleet.database import reading, writing
+from sdk.fleet.database import reading, written
 from sdk.fleet.online import Tenant
 from sdk.fleet.refusals import RefusedError
 from sdk.fleet.server import Server
@@ -65,10 +65,13 @@ def write(
     do: Callable[[sa.Connection], T],
 ) -> T:
     """Do something and write down who did; both or neither."""
-    with writing(server.engine) as connection:
+
+    def done(connection: sa.Connection) -> T:
         found = do(connection)
         access.note(connection, caller, did, about, server.now_s())
         return found
+
+    return written(server.engine, done)
 
 
 def tenant_of(server: Server, caller: Caller) -> Tenant:

@@ -24,7 +24,7 @@ from agent.updates.wire import (
     ReportsTaken,
     StateOf,
 )
-from sdk.fleet.database import writing
+from sdk.fleet.database import written
 from sdk.fleet.refusals import RefusedError
 from sdk.fleet.server import Server
 from sdk.fleet.store.enrolment import Introduction, Result, enrol
@@ -178,8 +178,7 @@ async def enroll(request: Request) -> Response:
 
 
 def _enrol(server: Server, told: Introduction) -> Result:
-    with writing(server.engine) as connection:
-        return enrol(connection, told, server.now_s())
+    return written(server.engine, lambda connection: enrol(connection, told, server.now_s()))
 
 
 def _introduction(content: bytes, address: str) -> Introduction:
