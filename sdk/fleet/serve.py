@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import resource
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -100,6 +101,8 @@ def serve(
                 proxy_headers=bool(settings.trusted_proxies),
                 forwarded_allow_ips=settings.trusted_proxies or None,
             )
+            # uvicorn ends in order, and sends the signal again: what follows is to be done too.
+            signal.signal(signal.SIGTERM, lambda *_: None)
             uvicorn.Server(config).run(sockets=[listener])
 
 
