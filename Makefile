@@ -25,6 +25,8 @@ demo: $(STAMP)
 	@echo
 	$(BIN)/python docs/examples/digits/deliver.py build
 	@echo
+	$(BIN)/python docs/examples/digits/fleet.py build
+	@echo
 	@echo "report: build/digits/report.html"
 
 $(STAMP): pyproject.toml constraints.txt
