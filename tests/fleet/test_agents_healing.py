@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from agent.device import device_of
+from agent.errors import NetworkError
 from agent.updates import home as home_module
 from agent.updates.enrol import enrol
 from agent.updates.server import StandingError
@@ -126,6 +127,26 @@ def test_a_journal_that_was_lost_costs_a_device_nothing(site: Site, crew: Crew) 
     assert len(reports_of(site.world)) == 4
 
 
+def test_a_journal_that_is_lost_on_trial_costs_the_trial_and_no_report(
+    site: Site, crew: Crew
+) -> None:
+    agent = crew.joins()
+    brought(crew, "1.0.0")
+    site.world.fleet.publish("2.0.0")
+    rollout = assign(site.client, "2.0.0")
+    agent.look()
+    agent.home.close()
+    for path in agent.state.glob("agent.db*"):
+        path.unlink()
+    agent.start()
+    assert agent.runs() == {MODEL: "1.0.0"}, "nothing says that it may run"
+    for _ in range(2):
+        crew.turn()
+    is_true(agent, "2.0.0")
+    name = f"{rollout}-{agent.device_id}"
+    assert reports_of(site.world)[2:] == [(name, "TRIAL"), (name, "CONFIRMED")]
+
+
 @pytest.mark.parametrize("state", REACHED)
 def test_a_server_that_is_restarted_in_any_state_sees_the_end(
     site: Site, crew: Crew, state: State
@@ -168,6 +189,7 @@ def restored(site: Site, backup: Path) -> None:
     site.restart(put_back)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["assigned", "TRIAL", "CONFIRMED"])
 def test_a_database_from_an_older_copy_is_healed_by_the_agents(
     site: Site, crew: Crew, tmp_path: Path, when: str
@@ -212,6 +234,31 @@ def test_a_database_that_lost_a_rollout_is_true_again_with_the_next(
     for _ in range(3):
         crew.turn()
     is_true(agent, "2.0.0")
+
+
+def test_a_device_that_a_restored_database_never_heard_of_enrols_again(
+    site: Site, crew: Crew, tmp_path: Path
+) -> None:
+    crew.joins()
+    brought(crew, "1.0.0")
+    copied(site, tmp_path / "backup.db")
+    late = crew.joins()
+    for _ in range(2):
+        crew.turn()
+    is_true(late, "1.0.0")
+    before = installed(late)
+    restored(site, tmp_path / "backup.db")
+    with pytest.raises(StandingError, match="unknown"):
+        late.look()
+    assert late.runs() == {MODEL: "1.0.0"}
+    late.home.close()
+    token = site.client.do("POST", "/tokens", {"group": GROUP})["token"]
+    assert enrol(late.config, site.client.address, token=token)["status"] == "accepted"
+    late.start()
+    for _ in range(2):
+        crew.turn()
+    is_true(late, "1.0.0")
+    assert installed(late) == before, "what it has is not installed again"
 
 
 def test_a_clock_that_is_a_year_late_is_no_trouble(
@@ -259,6 +306,26 @@ def test_a_device_goes_on_under_a_new_key(site: Site, crew: Crew) -> None:
     assert agent.shown()["key_fingerprint"] == told["key_fingerprint"]
     brought(crew, "2.0.0")
     assert len(reports_of(site.world)) == 4
+
+
+def test_a_database_that_is_older_than_a_devices_key_says_what_is_left_to_do(
+    site: Site, crew: Crew, tmp_path: Path
+) -> None:
+    agent = crew.joins()
+    brought(crew, "1.0.0")
+    copied(site, tmp_path / "backup.db")
+    agent.home.close()
+    enrol(agent.config, site.client.address, new_key=True)
+    restored(site, tmp_path / "backup.db")
+    agent.start()
+    with pytest.raises(StandingError, match="unsigned"):
+        agent.look()
+    agent.home.close()
+    with pytest.raises(NetworkError) as refusal:
+        enrol(agent.config, site.client.address)
+    assert "another state folder" in str(refusal.value.remedy)
+    agent.start()
+    assert agent.runs() == {MODEL: "1.0.0"}
 
 
 @pytest.mark.slow

@@ -25,12 +25,12 @@ _WORDS = {
     "taken": (
         "taken",
         "There is a device of this name with another key.",
-        "Enrol with the key that it had, or have an operator remove it first.",
+        "Enrol with the key that it had; without it, begin anew with another state folder.",
     ),
     "misnamed": (
         "malformed",
         "The device's name does not follow from its key.",
-        "Let sdk-agent enroll make both.",
+        "Let sdk-agent enroll make both; if the key was replaced, in another state folder.",
     ),
 }
 
