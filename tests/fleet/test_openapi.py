@@ -140,8 +140,8 @@ def test_devices_are_answered_as_is_described(client: Client, mode: GenerationMo
 @pytest.mark.parametrize("mode", list(GenerationMode))
 def test_whatever_is_sent_is_answered_as_is_described(client: Client, mode: GenerationMode) -> None:
     for role in ROLES:
-        _operators(client, role, mode, 60)
-    _devices(client, mode, 200)
+        _operators(client, role, mode, 20)
+    _devices(client, mode, 60)
 
 
 def _operators(
