@@ -155,7 +155,7 @@ def reports_of(world: World, device_id: str | None = None) -> list[tuple[str, st
     return [(row.action_id, row.state) for row in world.rows(wanted)]
 
 
-AGENT = """
+_AGENT = """
 import sys
 from agent import cli
 from agent.updates import run
@@ -167,7 +167,7 @@ sys.exit(cli.main(sys.argv[1:]))
 
 @contextlib.contextmanager
 def process(
-    log: Path, *arguments: str, inside: tuple[str, ...] = (), code: str = AGENT
+    log: Path, *arguments: str, inside: tuple[str, ...] = ()
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A real process of `sdk-agent` with these arguments; killed at the end.
 
@@ -175,11 +175,10 @@ def process(
         log: what it says is added to it.
         arguments: of the command.
         inside: what starts it, such as `ip netns exec NAME`.
-        code: the program.
     """
     with log.open("ab") as stream:
         started = subprocess.Popen(
-            [*inside, sys.executable, "-c", code, *arguments],
+            [*inside, sys.executable, "-c", _AGENT, *arguments],
             cwd=ROOT, stdout=stream, stderr=stream, env={**os.environ, "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
     try:

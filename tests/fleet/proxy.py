@@ -1,4 +1,4 @@
-"""A line between a device and a server that a test may slow down, cut, or lead elsewhere."""
+"""A line between a device and a server that a test may slow down, hold up, or lead elsewhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER: closing is a reset."""
@@ -62,19 +62,13 @@ class Proxy:
     def url(self) -> str:
         return f"http://{self._listener.getsockname()[0]}:{self.port}"
 
-    def cut(self) -> None:
-        """Reset every connection."""
-        with self._lock:
-            for line in self._open:
-                with contextlib.suppress(OSError):
-                    line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-                    line.shutdown(socket.SHUT_RDWR)
-
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self.cut()
+        with self._lock:
+            for line in self._open:
+                _end(line)
         for thread in self._threads:
             thread.join(20.0)
 
@@ -141,17 +135,6 @@ class Proxy:
 def _end(line: socket.socket) -> None:
     with contextlib.suppress(OSError):
         line.shutdown(socket.SHUT_RDWR)
-
-
-@contextlib.contextmanager
-def proxied(url: str) -> Iterator[Proxy]:
-    """A line to the server at an address."""
-    host, _, port = url.removeprefix("http://").rpartition(":")
-    made = Proxy((host, int(port)))
-    try:
-        yield made
-    finally:
-        made.close()
 
 
 def main(host: str, port: str, target_port: str, bytes_per_s: str) -> None:
