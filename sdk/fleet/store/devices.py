@@ -332,6 +332,12 @@ def _fell_back() -> sa.ColumnElement[bool]:
 
 
 def _locked(connection: sa.Connection, tenant: str, device_id: str) -> Any:
+    # Presence before the device, as polls do it: the other way round two could wait for each other.
+    connection.execute(
+        sa.select(t.presence.c.device_id)
+        .where(t.presence.c.device_id == device_id)
+        .with_for_update()
+    )
     row = connection.execute(
         sa.select(t.device)
         .where(t.device.c.tenant == tenant, t.device.c.id == device_id)
