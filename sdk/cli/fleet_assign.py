@@ -35,7 +35,10 @@ def assign(
     stages: Annotated[
         str,
         typer.Option(
-            "--stages", metavar="LIST", help="How many devices each reaches in all: 1,10%,100%."
+            "--stages",
+            metavar="LIST",
+            help="How many devices each reaches in all, as 1,10%,100%; or of a group alone, as "
+            "line-1:100%,line-2:1,line-2:100%.",
         ),
     ] = "100%",
     confirmed: Annotated[
@@ -85,7 +88,8 @@ def assign(
 
     Before it starts it is said how many devices can run it, and why others cannot.
     """
-    whom = _whom(group, device, every=every)
+    reaches = [_reach(one.strip()) for one in stages.split(",")]
+    whom = _whom(group, device, reaches, every=every)
     stage = {
         "min_devices": min_devices,
         "confirmed_share": share(confirmed, "--confirmed"),
@@ -97,7 +101,7 @@ def assign(
         "release": release,
         "group": group,
         "device": device,
-        "stages": [{**_reach(one.strip()), **stage} for one in stages.split(",")],
+        "stages": [{**one, **stage} for one in reaches],
         "halt_if": [{"share": share(halt_at, "--halt-at"), "at_least": halt_min}],
         "on_halt": on_halt,
         "gates": _gates(slower_at_most),
@@ -123,18 +127,25 @@ def assign(
 def fit_words(fit: dict[str, Any]) -> list[str]:
     """Whom a release reaches, for a person; the most frequent reason first.
 
-    >>> fit_words({"fits": 3, "unknown": 1, "reasons": {"it lacks the runtime (openvino)": 2}})
-    ['3 devices can run it', '1 have not told what they are: they find out themselves', \
-'2 cannot: it lacks the runtime (openvino)']
+    >>> fit_words({"fits": 3, "unknown": 1, "has_it": 0, "reasons": {"it lacks openvino": 2}})
+    ['3 can run it', '1 have not told what they are: they find out themselves', \
+'2 cannot: it lacks openvino']
     """
-    lines = [f"{fit['fits']} devices can run it"]
+    lines = [f"{fit['fits']} can run it"]
+    if fit["has_it"]:
+        lines.append(f"{fit['has_it']} run it already, and are left alone")
     if fit["unknown"]:
         lines.append(f"{fit['unknown']} have not told what they are: they find out themselves")
     ordered = sorted(fit["reasons"].items(), key=lambda item: (-item[1], item[0]))
     return lines + [f"{count} cannot: {why}" for why, count in ordered]
 
 
-def _whom(group: str | None, device: str | None, *, every: bool) -> str:
+def _whom(
+    group: str | None, device: str | None, reaches: list[dict[str, Any]], *, every: bool
+) -> str:
+    named = [str(one["group"]) for one in reaches if "group" in one]
+    if named and not (group or device or every):
+        return f"the groups {', '.join(dict.fromkeys(named))}"
     if [group is not None, device is not None, every].count(True) != 1:
         raise UsageError(
             "A release goes to a group, to a device, or to all.",
@@ -148,8 +159,10 @@ def _whom(group: str | None, device: str | None, *, every: bool) -> str:
 
 def _reach(text: str) -> dict[str, Any]:
     """How far a stage reaches, as the server takes it."""
-    found = share_or_count(text, "--stages")
-    return {"count": found} if isinstance(found, int) else {"share": found}
+    group, _, reach = text.rpartition(":")
+    found = share_or_count(reach, "--stages")
+    named = {"group": group} if group else {}
+    return {**named, **({"count": found} if isinstance(found, int) else {"share": found})}
 
 
 def _gates(slower_at_most: float | None) -> list[Any]:

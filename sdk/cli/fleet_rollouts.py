@@ -80,7 +80,7 @@ def show(
     if found["reverts"]:
         say(f"  it takes {found['reverts']} back")
     say(f"  all: {counts(found['progress'])}")
-    for hardware, one in found["by_hardware"].items():
+    for hardware, one in {**found["by_hardware"], **found["by_group"]}.items():
         ratio = found["ratios"].get(hardware)
         told = ""
         if ratio:
@@ -210,4 +210,4 @@ def _reverted(client: FleetClient, repository: Repository, model: str) -> list[s
 
 
 def _to(one: dict[str, Any]) -> str:
-    return str(one["group_name"] or one["device_id"] or "all")
+    return str(one["group_name"] or one["device_id"] or ", ".join(one["groups"]) or "all")

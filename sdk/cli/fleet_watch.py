@@ -28,7 +28,7 @@ EXAMPLE = "Example: sdk fleet watch r0c9d61f2a3b4"
 EVERY_S = 2.0
 PATIENCE_S = 600.0
 """A server that answered before is waited for so long: it may be restarted meanwhile."""
-OVER = ("finished", "halted", "reverted", "cancelled")
+OVER = ("finished", "halted", "reverted", "cancelled", "revoked")
 _INTERRUPTED = 130
 _MARKS: Mapping[str, tuple[str, str]] = {
     "confirmed": ("█", "green"),
@@ -55,7 +55,8 @@ def watch(
     """Show a rollout until it is over, or the whole fleet until Ctrl-C.
 
     A live table in a terminal; in a log, a line for each change. It ends with 0 if the rollout is
-    finished, and with 3 if it was halted, reverted or cancelled. Ctrl-C ends the watching alone.
+    finished, and with 3 if it was halted, reverted, cancelled or revoked. Ctrl-C ends the watching
+    alone.
     """
     with opened(server, key_file) as client:
         follow(client, rollout, json=json)
@@ -133,7 +134,7 @@ def counts(found: Mapping[str, int]) -> str:
 
 def headline(found: Mapping[str, Any]) -> str:
     """Where a rollout stands, in a line."""
-    whom = found["group_name"] or found["device_id"] or "all"
+    whom = found["group_name"] or found["device_id"] or ", ".join(found["groups"]) or "all"
     told = f"{found['id']}  {found['model']} {found['release']} to {whom}: {found['state']}"
     if "stages" in found:
         told += f", stage {found['stage'] + 1} of {found['stages']}"
@@ -228,6 +229,7 @@ def _bars(found: dict[str, Any]) -> RenderableType:
     from rich.table import Table
 
     rows = found["by_hardware"] if len(found["by_hardware"]) > 1 else {}
+    rows = {**rows, **found["by_group"]}
     made = Table(box=None, show_header=False, pad_edge=False)
     for name, one in {"all": found["progress"], **rows}.items():
         made.add_row(plain(name), _drawn(one), counts(one))

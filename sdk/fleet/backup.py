@@ -53,6 +53,7 @@ def back_up(url: str, out: Path) -> int:
     with storage_errors(out):
         make_folders(out.absolute().parent)
         try:
+            os.close(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
             _copy(source, beside)
             with beside.open("rb") as stream:
                 os.fsync(stream.fileno())

@@ -1,4 +1,4 @@
-"""What one process does for all: move rollouts on, keep timestamps fresh."""
+"""What one process does for all: move rollouts on, heed revocations, keep timestamps fresh."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ def chores(server: Server) -> None:
             for_s = _HELD * server.settings.tick_s
             if not hold(connection, "chores", server.name, for_s, now_s):
                 return
+        follow_revocations(server)
         move_on(server)
         renew(server)
     except SlipwayError as error:
@@ -44,6 +45,22 @@ def move_on(server: Server) -> None:
                 "rollout",
                 extra={"rollout": name, "step": decision.step, "reason": decision.reason},
             )
+
+
+def follow_revocations(server: Server) -> None:
+    """Nobody is given a release any more that its signer took back."""
+    for name, tenant in server.tenants.items():
+        try:
+            revoked = [one.manifest_sha256 for one in tenant.releases() if one.revoked]
+        except SlipwayError as error:
+            log.warning("releases not read", extra={"tenant": name, "what": error.what})
+            continue
+        if not revoked:
+            continue
+        with writing(server.engine) as connection:
+            ended = rollouts.follow_revocations(connection, name, revoked, server.now_s())
+        if ended:
+            log.info("rollouts revoked", extra={"tenant": name, "rollouts": ended})
 
 
 def renew(server: Server) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -171,6 +172,12 @@ def _sqlite(url: sa.URL) -> sa.Engine:
     if url.database in (None, "", ":memory:"):
         raise ArgumentError("it has to be a file: several connections share it")
     engine = sa.create_engine(url, connect_args={"timeout": WAIT_S, "check_same_thread": False})
+
+    @sa.event.listens_for(engine, "do_connect")
+    def connects(*_: Any) -> None:
+        # Whose devices these are is nobody else's business; what cannot be made, SQLite says.
+        with contextlib.suppress(OSError):
+            os.close(os.open(str(url.database), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
 
     @sa.event.listens_for(engine, "connect")
     def connected(connection: Any, _: Any) -> None:

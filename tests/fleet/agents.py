@@ -218,7 +218,7 @@ class Site:
         }
         self.world.tenants = tenants
         self.world.server = Server(open_database(self.world.url), tenants, self.world.settings)
-        self.world.app = make_app(self.world.server, slow_s=1.0)
+        self.world.app = make_app(self.world.server)
         self._listen()
 
     def close(self) -> None:

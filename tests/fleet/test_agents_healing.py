@@ -189,6 +189,7 @@ def restored(site: Site, backup: Path) -> None:
     site.restart(put_back)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["assigned", "TRIAL", "CONFIRMED"])
 def test_a_database_from_an_older_copy_is_healed_by_the_agents(
@@ -328,6 +329,7 @@ def test_a_database_that_is_older_than_a_devices_key_says_what_is_left_to_do(
     assert agent.runs() == {MODEL: "1.0.0"}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("names", [("assignment",), ("timestamp",), ("snapshot", "assignment")])
 def test_online_keys_that_were_replaced_are_followed(

@@ -33,7 +33,7 @@ def restarted(world: World, url: str) -> None:
     """Another process of the same server, over a database that was restored."""
     world.server.close()
     world.server = Server(open_database(url), world.tenants, world.settings)
-    world.app = make_app(world.server, slow_s=1.0)
+    world.app = make_app(world.server)
 
 
 def poll_on(client: Client, device: Device) -> None:

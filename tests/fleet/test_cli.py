@@ -178,7 +178,7 @@ def test_before_it_starts_it_is_said_who_can_run_a_release(
         client.enrolled(GROUP, print=known)
     said = sdk("assign", "net", "1.0.0", "--group", GROUP, "--dry-run")
     assert said.err.splitlines() == [
-        "2 devices can run it",
+        "2 can run it",
         "1 cannot: no variant is for its hardware (aarch64, test)",
     ]
     assert "dry run" in said.out
@@ -245,7 +245,7 @@ def test_watching_ends_well_with_a_rollout_that_is_finished(
     thread.start()
     said = sdk("assign", "net", "1.0.0", "--group", GROUP, "--watch")
     thread.join()
-    assert "1 devices can run it" in said.err
+    assert "1 can run it" in said.err
     assert "has begun" in said.out
     assert "finished, stage 1 of 1: confirmed 1" in said.out.splitlines()[-1]
     (shown,) = sdk("devices", "list", "--json").json

@@ -328,6 +328,7 @@ def test_two_servers_over_one_database_are_one(pair: Pair) -> None:
             assert [got.status for got in found] == [200, 200], [got.content for got in found]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.postgresql
 def test_two_servers_hand_work_out_once_and_move_a_rollout_on_once(pair: Pair) -> None:

@@ -39,6 +39,14 @@ class Hasty(Connection):
 
 
 @pytest.fixture
+def world(tmp_path: Path, database: str) -> Iterator[World]:
+    """A server that waits two seconds for a body, and not longer."""
+    made = World(tmp_path, database, slow_s=2.0)
+    yield made
+    made.close()
+
+
+@pytest.fixture
 def client(world: World) -> Iterator[Client]:
     with listening(world, Hasty) as address, Client(address, world) as made:
         yield made

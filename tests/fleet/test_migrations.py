@@ -250,3 +250,10 @@ def test_a_user_without_rights_is_told(tmp_path: Path) -> None:
         with writing(admin) as connection:
             connection.execute(sa.text("drop role looker"))
         admin.dispose()
+
+
+def test_a_new_database_is_read_by_its_owner_alone(tmp_path: Path) -> None:
+    engine = open_database(f"sqlite:///{tmp_path / 'fleet.db'}")
+    migrate(engine)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+    engine.dispose()

@@ -56,22 +56,22 @@ def _progress(stage: int = 1, quiet_s: float = 1e6, **counts: int) -> Progress:
 
 
 DECISIONS: dict[str, tuple[Progress, str, str]] = {
-    "nobody has come": (_progress(assigned=3), "wait", "stage 2: 3 devices are waited for"),
-    "one is at it": (_progress(trying=1, confirmed=9), "wait", "1 devices are waited for"),
+    "nobody has come": (_progress(assigned=3), "wait", "stage 2: still waited for: 3"),
+    "one is at it": (_progress(trying=1, confirmed=9), "wait", "still waited for: 1"),
     "all is well": (_progress(confirmed=10), "open", "10 of 10 confirmed it"),
     "all is well in the end": (_progress(2, confirmed=10), "finish", "10 of 10"),
     "enough of them": (_progress(confirmed=9, failed=1), "open", "9 of 10"),
     "too few of them": (_progress(confirmed=3, failed=1), "halt", "3 of 4 confirmed it, 90% have"),
     "it soaks": (_progress(0, 400.0, confirmed=2), "wait", "soaks for another 200 s"),
     "it has soaked": (_progress(0, 600.0, confirmed=2), "open", "2 of 2"),
-    "too few tried it": (_progress(confirmed=2, absent=8), "halt", "2 devices tried it, 8 did not"),
+    "too few tried it": (_progress(confirmed=2, absent=8), "halt", "tried by 2, not come for by 8"),
     "who is absent does not count": (_progress(confirmed=9, failed=1, absent=90), "open", "9 of"),
     "a fifth is bad": (_progress(confirmed=4, failed=1), "halt", "1 of 5 devices that tried it"),
     "others are still at it": (_progress(trying=4, failed=1), "halt", "1 of 5 devices"),
     "bad in several ways": (
         _progress(confirmed=6, failed=1, timed_out=1, trying=2), "halt", "2 of 10 devices",
     ),
-    "too few to judge": (_progress(trying=2, failed=2), "wait", "2 devices are waited for"),
+    "too few to judge": (_progress(trying=2, failed=2), "wait", "still waited for: 2"),
 }  # fmt: skip
 
 
@@ -361,3 +361,39 @@ class FleetMachine(RuleBasedStateMachine):
 
 FleetMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 TestFleet = FleetMachine.TestCase
+
+
+def test_stages_of_a_group_count_its_devices_alone() -> None:
+    rollout = Rollout(
+        stages=(
+            Stage(group="a", share=1.0),
+            Stage(group="b", count=1),
+            Stage(group="b", share=0.5),
+            Stage(share=1.0),
+        )
+    )
+    check(rollout)
+    assert rollout.groups == ()  # the last stage reaches everybody
+    assert [reached(rollout, stage, 10, "a") for stage in range(3)] == [10, 10, 10]
+    assert [reached(rollout, stage, 10, "b") for stage in range(3)] == [0, 1, 5]
+    assert [reached(rollout, stage, 10) for stage in range(4)] == [0, 0, 0, 10]
+
+
+def test_a_group_is_judged_by_itself() -> None:
+    """Or else what went well elsewhere would hide that nothing does here."""
+    rollout = Rollout(
+        stages=(Stage(group="a", share=1.0), Stage(group="b", share=1.0)),
+        halt_if=(Threshold(share=0.5, at_least=2),),
+    )
+    good, bad = Tally({"confirmed": 98}), Tally({"failed": 2})
+    progress = Progress(
+        stage=1,
+        in_stage=bad,
+        quiet_s=0.0,
+        by_hardware={"x86_64": Tally({"confirmed": 98, "failed": 2})},
+        by_group={"a": good, "b": bad},
+    )
+    found = decide(rollout, "running", progress)
+    assert (found.step, "the group b" in found.reason) == ("halt", True)
+    known = dataclasses.replace(progress, acknowledged=progress.strata)
+    assert "the group b" not in decide(rollout, "running", known).reason

@@ -10,12 +10,13 @@ import sqlalchemy as sa
 
 from agent.codec import encode
 from sdk.fleet import tables as t
-from sdk.fleet.chores import move_on
+from sdk.fleet.chores import follow_revocations, move_on
 from sdk.fleet.database import place as place_in_sql
 from sdk.fleet.database import reading, writing
 from sdk.fleet.hardware import hardware_of
 from sdk.fleet.rules.rollout import place
 from sdk.fleet.store import rollouts
+from sdk.release import ceremony
 from tests.fleet.client import Client
 from tests.fleet.world import PRINT, Device, World, doing, refused, runs
 
@@ -283,3 +284,114 @@ def test_hardware_is_named_by_a_profile_and_never_by_a_device() -> None:
     odd = PRINT.__class__(identity={"arch": "x\ny", "soc": "=cmd()"}, software={}, conditions={})
     assert hardware_of(odd) == "unknown"
     assert hardware_of(PRINT) in ("x86_64", "intel-any") or hardware_of(PRINT).isascii()
+
+
+def test_stages_may_name_groups(client: Client, world: World, sha256: str) -> None:
+    canaries = [client.enrolled("canary") for _ in range(2)]
+    others = [client.enrolled(GROUP) for _ in range(3)]
+    stages = [
+        {"group": "canary", "share": 1.0},
+        {"group": GROUP, "count": 1},
+        {"group": GROUP, "share": 1.0},
+    ]
+    body = {"model": "net", "release": "1.1.0", "stages": stages}
+    thresholds = [{"share": 0.5, "at_least": 1}]
+    rollout = str(client.do("POST", "/rollouts", {**body, "halt_if": thresholds})["rollout"])
+    by_id = {device.device_id: device for device in [*canaries, *others]}
+    new = handed(client, list(by_id.values()))
+    assert set(new) == {device.device_id for device in canaries}
+    assert client.admin("DELETE", f"/groups/{GROUP}").code == "conflict"
+    for name, action in new.items():
+        end(client, by_id[name], action, "CONFIRMED")
+    move_on(world.server)
+    ((name, action),) = handed(client, others).items()
+    end(client, by_id[name], action, "FAILED", reason="not here")
+    move_on(world.server)
+    found = show(client, rollout)
+    # One of three failed, and all of its own group that tried it.
+    assert found["state"] == "halted"
+    assert f"the group {GROUP}" in found["reason"]
+    assert found["by_group"] == {"canary": {"confirmed": 2}, GROUP: {"failed": 1}}
+    assert handed(client, others) == {}
+
+
+def test_a_rollout_names_groups_in_one_place(client: Client, world: World, sha256: str) -> None:
+    client.enrolled(GROUP)
+    stages = [{"group": GROUP, "share": 1.0}]
+    body = {"model": "net", "release": "1.1.0", "stages": stages}
+    assert client.admin("POST", "/rollouts", {**body, "group": GROUP}).code == "impossible"
+    body["stages"] = [{"group": "nobody", "share": 1.0}]
+    assert client.admin("POST", "/rollouts", body).code == "missing"
+
+
+def test_rollouts_to_other_groups_are_left_alone(client: Client, world: World, sha256: str) -> None:
+    for group in ("a", "b", "c"):
+        client.enrolled(group)
+
+    def staged(*groups: str) -> str:
+        stages = [{"group": group, "share": 1.0} for group in groups]
+        body = {"model": "net", "release": "1.1.0", "stages": stages}
+        return str(client.do("POST", "/rollouts", body)["rollout"])
+
+    first = staged("a", "b")
+    second = staged("c")
+    assert show(client, first)["state"] == "running"
+    staged("b", "c")
+    assert show(client, first)["state"] == show(client, second)["state"] == "cancelled"
+
+
+def test_a_device_that_runs_it_is_left_alone(client: Client, world: World, sha256: str) -> None:
+    first, second = (client.enrolled(GROUP) for _ in range(2))
+    assign(client)
+    action = taken(client, first)
+    assert action is not None
+    done = doing(action, "CONFIRMED", 9)
+    client.poll(first, actions=(done,), models=(runs(sha256, release="1.1.0"),))
+    rollout = assign(client)
+    (row,) = world.rows(t.action.select().where(t.action.c.rollout_id == rollout))
+    assert row.device_id == second.device_id
+    assert client.poll(first, models=(runs(sha256, release="1.1.0"),)).assignment is None
+    action = taken(client, second)
+    assert action is not None
+    done = doing(action, "CONFIRMED", 9)
+    client.poll(second, actions=(done,), models=(runs(sha256, release="1.1.0"),))
+    move_on(world.server)
+    assert show(client, rollout)["state"] == "finished"
+    body = {"model": "net", "release": "1.1.0", "group": GROUP}
+    found = client.admin("POST", "/rollouts", body)
+    assert (found.status, found.code) == (409, "conflict")
+    assert "2 devices run net 1.1.0 already" in found.json["error"]["what"]
+
+
+def test_a_device_joins_what_its_own_group_has_finished(
+    client: Client, world: World, sha256: str
+) -> None:
+    device = client.enrolled("a")
+    stages = [{"group": "a", "share": 1.0}]
+    body = {"model": "net", "release": "1.1.0", "stages": stages}
+    client.do("POST", "/rollouts", body)
+    action = taken(client, device)
+    assert action is not None
+    end(client, device, action, "CONFIRMED")
+    move_on(world.server)
+    assert taken(client, client.enrolled("b")) is None
+    assert taken(client, client.enrolled("a")) is not None
+
+
+def test_what_was_revoked_is_given_to_nobody(client: Client, world: World, sha256: str) -> None:
+    device = client.enrolled(GROUP)
+    rollout = assign(client)
+    action = taken(client, device)
+    assert action is not None
+    end(client, device, action, "CONFIRMED")
+    move_on(world.server)
+    assert show(client, rollout)["state"] == "finished"
+    found = world.tenants["default"].release("net", "1.1.0")
+    ceremony.revoke(world.fleet.repository(), "net", found.release_counter)
+    follow_revocations(world.server)
+    assert show(client, rollout)["state"] == "revoked"
+    assert taken(client, client.enrolled(GROUP)) is None
+    client.poll(device, models=(runs(sha256, release="1.1.0"),))
+    (model,) = client.do("GET", f"/devices/{device.device_id}")["models"]
+    assert (model["running"], model["desired"]) == ("1.1.0", None)
+    assert client.do("POST", f"/rollouts/{rollout}/revert")["state"] == "reverted"

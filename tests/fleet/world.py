@@ -28,6 +28,7 @@ from sdk.fleet.rules.enrolment import device_name
 from sdk.fleet.server import Server, Settings
 from sdk.fleet.store.access import Role, make_key
 from sdk.fleet.web.app import make_app
+from sdk.fleet.web.bounds import SLOW_S
 from sdk.fleet.web.connection import Connection
 from tests.updates.devices import fresh_fleet
 from tests.updates.fleet import PASSPHRASE, Fleet
@@ -43,7 +44,11 @@ class World:
     """A server process in this one, with its repository and an admin's key for each tenant."""
 
     def __init__(
-        self, folder: Path, url: str | None = None, settings: Settings | None = None
+        self,
+        folder: Path,
+        url: str | None = None,
+        settings: Settings | None = None,
+        slow_s: float = SLOW_S,
     ) -> None:
         self.folder = folder
         self.fleet: Fleet = fresh_fleet(folder)
@@ -56,7 +61,7 @@ class World:
             for name in ("default", "other")
         }
         self.server = Server(open_database(self.url), self.tenants, self.settings)
-        self.app = make_app(self.server, slow_s=1.0)
+        self.app = make_app(self.server, slow_s=slow_s)
         self.keys = {
             (tenant, role): self._key(tenant, role)
             for tenant in self.tenants

@@ -78,18 +78,18 @@ def main() -> int:
         publish(first, "1.0.0", keys, address)
         assigned("1.0.0", devices, "--all")
         publish(second, "1.1.0", keys, address)
-        line_1 = assigned("1.1.0", devices, "--group", "line-1")
-        line_2 = assigned("1.1.0", devices, "--group", "line-2", "--stages", "1,100%")
+        stages = "line-1:100%,line-2:1,line-2:100%"
+        staged = assigned("1.1.0", devices, "--stages", stages)
 
         say("why")
-        print(run("sdk", "fleet", "rollouts", "show", line_2["id"]))
+        print(run("sdk", "fleet", "rollouts", "show", staged["id"]))
         print(run("sdk", "fleet", "devices", "list"))
         running = {name: status(state)["models"][0]["release"] for name, state in devices.items()}
         for name, state in devices.items():
             print(f"{name:8} runs {MODEL} {running[name]}: {right(state)} of 40 digits are right")
     expected = {"desk": "1.1.0", "board-a": "1.0.0", "board-b": "1.0.0"}
-    states = line_1["state"], line_2["state"]
-    return 0 if running == expected and states == ("finished", "halted") else 1
+    stopped_at = staged["state"], staged["stage"]
+    return 0 if running == expected and stopped_at == ("halted", 1) else 1
 
 
 def build_for_both(project: Path, out: Path) -> Path:

@@ -27,7 +27,7 @@ Standing = Literal[
 """Of one device in a rollout: it has not come for the work, is at it, came to that end, fell
 silent over it, or did not come for it in time."""
 RolloutState = Literal[
-    "running", "paused", "halted", "finished", "reverting", "reverted", "cancelled"
+    "running", "paused", "halted", "finished", "reverting", "reverted", "cancelled", "revoked"
 ]
 Command = Literal["pause", "resume", "cancel", "revert"]
 Step = Literal["wait", "open", "halt", "finish"]
@@ -55,6 +55,7 @@ _COMMANDS: Mapping[Command, Mapping[RolloutState, RolloutState]] = {
         "halted": "reverting",
         "finished": "reverting",
         "cancelled": "reverting",
+        "revoked": "reverting",
         "reverting": "reverting",
         "reverted": "reverted",
     },
@@ -65,8 +66,10 @@ _COMMANDS: Mapping[Command, Mapping[RolloutState, RolloutState]] = {
 class Stage:
     """A wave of a rollout. One of `share` and `count` says how many devices it reaches in all."""
 
+    group: str | None = None
+    """It reaches this group alone, and is judged by it; None: all of the rollout's devices."""
     share: float | None = None
-    """Of the rollout's devices, those of earlier stages included; above 0, at most 1."""
+    """Of those, the ones that earlier stages reached included; above 0, at most 1."""
     count: int | None = None
     min_devices: int = 1
     """So many have to have tried it before the next stage may open."""
@@ -95,9 +98,16 @@ class Rollout:
 
     stages: tuple[Stage, ...]
     halt_if: tuple[Threshold, ...] = ()
-    """Any of them, of all devices together or of one kind of hardware."""
+    """Any of them, of all devices together, of one kind of hardware, or of one stage's group."""
     on_halt: Literal["pause", "revert"] = "pause"
     """Then wait for an operator, or send the devices that took it back to what they ran before."""
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Those that stages name; none where a stage reaches all of the rollout's devices."""
+        if any(stage.group is None for stage in self.stages):
+            return ()
+        return tuple(dict.fromkeys(stage.group for stage in self.stages if stage.group))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,13 +154,21 @@ class Progress:
     stage: int
     """The one that is open, from 0."""
     in_stage: Tally
-    """Of the devices that were reached up to this stage."""
+    """Of the devices that were reached up to this stage; only of its group, where it names one."""
     quiet_s: float
     """Since the last of them came to an end, or the stage was opened."""
     by_hardware: Mapping[str, Tally] = dataclasses.field(default_factory=dict)
-    """Of the same devices."""
+    """Of all devices that were reached."""
+    by_group: Mapping[str, Tally] = dataclasses.field(default_factory=dict)
+    """Of the same devices; empty where no stage names a group."""
     acknowledged: Mapping[str, Tally] = dataclasses.field(default_factory=dict)
-    """By hardware, what an operator knew of when resuming: it does not stop the rollout again."""
+    """By stratum, what an operator knew of when resuming: it does not stop the rollout again."""
+
+    @property
+    def strata(self) -> Mapping[str, Tally]:
+        """What thresholds are held against one by one: each kind of hardware, each group."""
+        groups = {f"the group {name}": found for name, found in self.by_group.items()}
+        return {**self.by_hardware, **groups}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -171,17 +189,16 @@ def check(rollout: Rollout) -> None:
         raise _contradiction(
             "it has no stage", "Give one at least: a share of 1 reaches all devices"
         )
-    before = 0.0
+    before: dict[str | None, float] = {}
     for number, stage in enumerate(rollout.stages, 1):
         if (stage.share is None) == (stage.count is None):
             raise _contradiction(f"stage {number} has a share and a count, or neither", "Give one")
         if stage.share is not None:
-            if not before < stage.share <= 1.0:
-                why = (
-                    f"stage {number} reaches a share of {stage.share:g}, the one before {before:g}"
-                )
+            last = before.get(stage.group, 0.0)
+            if not last < stage.share <= 1.0:
+                why = f"stage {number} reaches a share of {stage.share:g}, the one before {last:g}"
                 raise _contradiction(why, "Shares grow, up to 1, and count earlier stages in")
-            before = stage.share
+            before[stage.group] = stage.share
         if stage.count is not None and stage.count < 1:
             raise _contradiction(f"stage {number} reaches {stage.count} devices", "Give 1 or more")
         if stage.min_devices < 1 or not 0.0 < stage.confirmed_share <= 1.0:
@@ -218,8 +235,14 @@ def place(rollout_id: str, device_id: str) -> float:
     return int.from_bytes(digest[:8], "big") / 2.0**64
 
 
-def reached(rollout: Rollout, stage: int, devices: int) -> int:
+def reached(rollout: Rollout, stage: int, devices: int, group: str | None = None) -> int:
     """How many of so many devices have the release assigned once a stage is open.
+
+    Args:
+        rollout: its rules.
+        stage: the one that is open.
+        devices: of the group, or of the whole rollout.
+        group: that of stages which name it; None: of those that name none.
 
     >>> rollout = Rollout(stages=(Stage(count=2), Stage(share=0.1), Stage(share=1.0)))
     >>> [reached(rollout, stage, 55) for stage in range(3)]
@@ -227,6 +250,8 @@ def reached(rollout: Rollout, stage: int, devices: int) -> int:
     """
     most = 0
     for one in rollout.stages[: stage + 1]:
+        if one.group != group:
+            continue
         share = 0 if one.share is None else math.ceil(one.share * devices)
         most = max(most, share, one.count or 0, one.min_devices)
     return min(most, devices)
@@ -259,9 +284,9 @@ def decide(rollout: Rollout, state: RolloutState, progress: Progress) -> Decisio
     stage, found = rollout.stages[progress.stage], progress.in_stage
     number = f"stage {progress.stage + 1}"
     if found.open:
-        return Decision(step="wait", reason=f"{number}: {found.open} devices are waited for")
+        return Decision(step="wait", reason=f"{number}: still waited for: {found.open}")
     if found.attempted < stage.min_devices:
-        told = f"{found.attempted} devices tried it, {found.of('absent')} did not come for it"
+        told = f"tried by {found.attempted}, not come for by {found.of('absent')}"
         return Decision(step="halt", reason=f"{number}: {told}; {stage.min_devices} have to")
     good = found.of("confirmed")
     if good < stage.confirmed_share * found.attempted:
@@ -294,12 +319,11 @@ def commanded(state: RolloutState, command: Command) -> RolloutState:
 
 
 def _broken(rollout: Rollout, progress: Progress) -> str | None:
-    """Which threshold is reached, of everybody or of one kind of hardware."""
+    """Which threshold is reached, of everybody, of one kind of hardware or of one group."""
     known = progress.acknowledged
-    kinds = {
-        kind: found.since(known.get(kind, Tally())) for kind, found in progress.by_hardware.items()
-    }
-    every = progress.in_stage.since(_sum(known.values()))
+    kinds = {kind: found.since(known.get(kind, Tally())) for kind, found in progress.strata.items()}
+    reached_all = _sum(progress.by_hardware.values()) if progress.by_group else progress.in_stage
+    every = reached_all.since(_sum(known.get(kind, Tally()) for kind in progress.by_hardware))
     for kind, found in {"": every, **kinds}.items():
         for threshold in rollout.halt_if:
             bad, tried = found.of(*threshold.outcomes), found.attempted

@@ -25,6 +25,7 @@ _PRESENCE = (
 _CALLS: Mapping[str, Call] = {
     "halted": "held",
     "cancelled": "withdrawn",
+    "revoked": "withdrawn",
     "reverting": "withdrawn",
     "reverted": "withdrawn",
 }

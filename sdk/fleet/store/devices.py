@@ -171,14 +171,19 @@ def drop_group(connection: sa.Connection, tenant: str, group: str) -> None:
     Raises:
         RefusedError: there is none, or a rollout to it is not over.
     """
-    busy = connection.execute(
-        sa.select(t.rollout.c.id).where(
+    rows = connection.execute(
+        sa.select(t.rollout.c.id, t.rollout.c.group_name, t.rollout.c.plan).where(
             t.rollout.c.tenant == tenant,
-            t.rollout.c.group_name == group,
             t.rollout.c.state.in_(("running", "paused", "halted")),
         )
-    ).scalar()
-    if busy is not None:
+    ).all()
+    named = [
+        row.id
+        for row in rows
+        if group in {row.group_name, *(stage["group"] for stage in row.plan["stages"])}
+    ]
+    if named:
+        busy = named[0]
         raise RefusedError(
             "conflict",
             f"The rollout {busy} to the group {group} is not over.",
@@ -280,6 +285,7 @@ def _models(connection: sa.Connection, ids: Sequence[str]) -> dict[str, list[dic
                 sa.and_(t.OPEN, t.rollout.c.state.in_(("running", "paused", "finished"))),
                 t.action.c.state == "CONFIRMED",
             ),
+            t.rollout.c.state != "revoked",
         )
         .order_by(t.action.c.assignment_seq)
     )  # fmt: skip

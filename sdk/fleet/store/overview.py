@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
@@ -108,13 +110,22 @@ def _told(connection: sa.Connection, row: Any, now_s: float) -> dict[str, Any]:
     return {
         **_brief(row),
         "stages": len(row.plan["stages"]),
-        "progress": _counts(found.in_stage),
+        "progress": _sum(found.by_hardware.values()),
         "by_hardware": {name: _counts(one) for name, one in found.by_hardware.items()},
+        "by_group": {name: _counts(one) for name, one in found.by_group.items()},
     }
 
 
 def _brief(row: Any) -> dict[str, Any]:
-    return {name: getattr(row, name) for name in _BRIEF}
+    groups = dict.fromkeys(stage["group"] for stage in row.plan["stages"] if stage["group"])
+    return {**{name: getattr(row, name) for name in _BRIEF}, "groups": list(groups)}
+
+
+def _sum(tallies: Iterable[Tally]) -> dict[str, int]:
+    every: collections.Counter[str] = collections.Counter()
+    for one in tallies:
+        every.update(_counts(one))
+    return dict(every)
 
 
 def _counts(found: Tally) -> dict[str, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import secrets
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,7 +17,7 @@ from agent.codec import decode, encode
 from agent.manifest import Fingerprint, Gate
 from sdk.fleet import tables as t
 from sdk.fleet.refusals import missing
-from sdk.fleet.rules.fits import Fit, Kind
+from sdk.fleet.rules.fits import Kind
 from sdk.fleet.rules.rollout import (
     Command,
     Decision,
@@ -32,7 +32,8 @@ from sdk.fleet.rules.rollout import (
     reached,
     standing,
 )
-from sdk.fleet.store.targets import extend, members, reopen
+from sdk.fleet.store.targets import extend, members, reach, reopen, runs_it
+from sdk.release.publish import Published
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,19 +58,31 @@ class Order:
     reverts: str | None = None
 
 
+class _Counts(collections.defaultdict[str, "collections.Counter[Standing]"]):
+    """Stratum -> how many of its devices stand where."""
+
+    def __init__(self) -> None:
+        super().__init__(collections.Counter)
+
+
 def kinds(
-    connection: sa.Connection, tenant: str, group: str | None, device_id: str | None
+    connection: sa.Connection,
+    tenant: str,
+    group: str | None,
+    device_id: str | None,
+    groups: Sequence[str] = (),
 ) -> list[Kind]:
     """The accepted devices that a rollout would be for, by what they are.
 
     Raises:
         RefusedError: there is no such group or device.
     """
-    check_target(connection, tenant, group, device_id)
+    for name in groups or (group,):
+        check_target(connection, tenant, name, device_id)
     known = t.device.c.fingerprint_sha256
     rows = connection.execute(
         sa.select(known, sa.func.count(), sa.func.min(t.device.c.id))
-        .where(members(tenant, group, device_id))
+        .where(members(tenant, group, device_id, groups))
         .group_by(known)
     ).all()
     ids = [row[2] for row in rows if row[0] is not None]
@@ -89,6 +102,23 @@ def kinds(
         )
         for sha256, count, _ in rows
     ]
+
+
+def count_running(
+    connection: sa.Connection,
+    tenant: str,
+    release: Published,
+    group: str | None,
+    device_id: str | None,
+    groups: Sequence[str] = (),
+) -> int:
+    """How many of the devices that a rollout would be for run the release already."""
+    return connection.execute(
+        sa.select(sa.func.count()).where(
+            members(tenant, group, device_id, groups),
+            runs_it(release.model, release.manifest_sha256),
+        )
+    ).scalar_one()
 
 
 def check_target(
@@ -117,19 +147,10 @@ def begin(connection: sa.Connection, order: Order, now_s: float) -> str:
     Returns:
         Its name.
     """
-    same = [
-        t.rollout.c.tenant == order.tenant,
-        t.rollout.c.model == order.model,
-        t.rollout.c.state.in_(("running", "paused", "halted")),
-        t.rollout.c.group_name.is_not_distinct_from(order.group),
-        t.rollout.c.device_id.is_not_distinct_from(order.device_id),
-    ]
     if order.reverts is None:
-        connection.execute(
-            t.rollout.update()
-            .where(*same)
-            .values(state="cancelled", reason=f"{order.release} followed", changed_s=now_s)
-        )
+        for row in _followed(connection, order):
+            reason = f"{order.release} followed"
+            _change(connection, row, state="cancelled", reason=reason, changed_s=now_s)
     name = f"r{secrets.token_hex(6)}"
     last = connection.execute(
         sa.select(sa.func.max(t.rollout.c.assignment_seq)).where(t.rollout.c.tenant == order.tenant)
@@ -210,7 +231,7 @@ def command(
     changes: dict[str, Any] = {"state": after, "changed_s": now_s, "reason": f"{word} by {who}"}
     if word == "resume" and row.state == "halted":
         # What an operator has seen does not stop it again; those who were called off come back.
-        changes["acknowledged"] = encode(progress(connection, row, now_s).by_hardware)
+        changes["acknowledged"] = encode(progress(connection, row, now_s).strata)
         changes["stage_s"] = now_s
         reopen(connection, t.action.c.rollout_id == rollout_id, now_s)
     _change(connection, row, **changes)
@@ -263,30 +284,37 @@ def progress(connection: sa.Connection, row: Any, now_s: float) -> Progress:
     was_asked = sa.case((t.action.c.assigned_s < cutoff, 1), else_=0)
     rows = connection.execute(
         sa.select(
-            t.action.c.hardware, t.action.c.state, is_silent, was_asked, sa.func.count(),
-            sa.func.max(t.action.c.over_s),
+            t.action.c.hardware, t.action.c.state, is_silent, was_asked, t.device.c.group_name,
+            sa.func.count(), sa.func.max(t.action.c.over_s),
         )
+        .join(t.device, t.device.c.id == t.action.c.device_id)
         .where(t.action.c.rollout_id == row.id, t.action.c.status != "called_off")
-        .group_by(t.action.c.hardware, t.action.c.state, is_silent, was_asked)
+        .group_by(
+            t.action.c.hardware, t.action.c.state, is_silent, was_asked, t.device.c.group_name
+        )
     ).all()  # fmt: skip
-    counts: dict[str, collections.Counter[Standing]] = collections.defaultdict(collections.Counter)
+    by_hardware, by_group, every = _Counts(), _Counts(), _Counts()
+    named = {one.group for one in plan.stages if one.group is not None}
     last_s = row.stage_s
-    for hardware, state, silent, asked, count, over_s in rows:
+    for hardware, state, silent, asked, group, count, over_s in rows:
         seen = Seen(
             assigned_s=cutoff - 1.0 if asked else now_s,
             heard_s=None if state is None else (cutoff - 1.0 if silent else now_s),
             state=state,
         )
-        counts[hardware][standing(seen, now_s=now_s, timeout_s=timeout_s)] += count
+        stands = standing(seen, now_s=now_s, timeout_s=timeout_s)
+        by_hardware[hardware][stands] += count
+        every[""][stands] += count
+        if group in named:
+            by_group[group][stands] += count
         last_s = max(last_s, over_s or 0.0)
-    every: collections.Counter[Standing] = collections.Counter()
-    for one in counts.values():
-        every.update(one)
+    stage = plan.stages[min(row.stage, len(plan.stages) - 1)]
     return Progress(
         stage=row.stage,
-        in_stage=Tally(every),
+        in_stage=Tally(every[""] if stage.group is None else by_group[stage.group]),
         quiet_s=now_s - last_s,
-        by_hardware={name: Tally(one) for name, one in counts.items()},
+        by_hardware={name: Tally(one) for name, one in by_hardware.items()},
+        by_group={name: Tally(one) for name, one in by_group.items()},
         acknowledged={
             name: decode(Tally, told, "acknowledged") for name, told in row.acknowledged.items()
         },
@@ -309,22 +337,53 @@ def running(connection: sa.Connection) -> list[str]:
     )
 
 
-def fit_words(found: Fit) -> Mapping[str, Any]:
-    """How a release suits a fleet, for JSON."""
-    return {"fits": found.fits, "unknown": found.unknown, "reasons": dict(found.reasons)}
+def follow_revocations(
+    connection: sa.Connection, tenant: str, manifests: Sequence[str], now_s: float
+) -> int:
+    """Call off what is about releases that were taken back; how many rollouts that ends."""
+    return connection.execute(
+        t.rollout.update()
+        .where(
+            t.rollout.c.tenant == tenant,
+            t.rollout.c.manifest_sha256.in_(manifests),
+            t.rollout.c.state.in_(("running", "paused", "halted", "finished")),
+        )
+        .values(state="revoked", reason="the release was revoked", changed_s=now_s)
+    ).rowcount
 
 
 def _fill(connection: sa.Connection, row: Any, now_s: float) -> None:
     """Give work to as many devices as the open stages reach, whoever has joined since."""
     if row.reverts is not None:  # its devices were named one by one
         return
-    total = connection.execute(
-        sa.select(sa.func.count()).where(members(row.tenant, row.group_name, row.device_id))
-    ).scalar_one()
-    have = connection.execute(
-        sa.select(sa.func.count()).where(t.action.c.rollout_id == row.id)
-    ).scalar_one()
-    extend(connection, row, reached(plan_of(row), row.stage, total) - have, now_s)
+    plan = plan_of(row)
+    for group in dict.fromkeys(stage.group for stage in plan.stages[: row.stage + 1]):
+        found = reach(connection, row, group)
+        most = reached(plan, row.stage, found.have + found.left, group) - found.have
+        extend(connection, row, most, now_s, group=group)
+
+
+def _followed(connection: sa.Connection, order: Order) -> list[Any]:
+    """Rollouts of the same model, to the same device or groups, that are not over."""
+    rows = connection.execute(
+        sa.select(t.rollout).where(
+            t.rollout.c.tenant == order.tenant,
+            t.rollout.c.model == order.model,
+            t.rollout.c.state.in_(("running", "paused", "halted")),
+            t.rollout.c.device_id.is_not_distinct_from(order.device_id),
+        )
+    ).all()
+    own = _groups(order.group, order.plan)
+    return [
+        row
+        for row in rows
+        if (own & (other := _groups(row.group_name, plan_of(row)))) or own == other
+    ]
+
+
+def _groups(group: str | None, plan: Rollout) -> frozenset[str]:
+    """The groups that a rollout is for; none: all devices."""
+    return frozenset(plan.groups if group is None else (group,))
 
 
 def _end_revert(connection: sa.Connection, rollout_id: str, now_s: float) -> str:

@@ -105,6 +105,8 @@ class Fitting(BaseModel):
 
     fits: int
     unknown: int
+    has_it: int
+    """Those of them that run it already: they are left alone."""
     reasons: dict[str, int]
 
 

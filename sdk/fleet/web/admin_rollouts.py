@@ -69,6 +69,14 @@ def _assign(server: Server, caller: Caller, body: Assign) -> Assigned:
     if body.group is not None and body.device is not None:
         raise RefusedError("impossible", "A release goes to a group or to a device, not to both.")
     check(body.plan)
+    groups = body.plan.groups
+    if any(stage.group for stage in body.stages) and (body.group or body.device):
+        raise RefusedError(
+            "impossible",
+            "Stages name groups, and so does the rollout, or it is for one device.",
+            cause="It is not clear whom it is for.",
+            remedy="Name groups in the stages alone, or in the rollout alone.",
+        )
     tenant = tenant_of(server, caller)
     release = tenant.release(body.model, body.release)
     if tenant.is_revoked(release):
@@ -80,11 +88,23 @@ def _assign(server: Server, caller: Caller, body: Assign) -> Assigned:
         )
     manifest = tenant.manifest(release)
     with reading(server.engine) as connection:
-        kinds = rollouts.kinds(connection, caller.tenant, body.group, body.device)
+        kinds = rollouts.kinds(connection, caller.tenant, body.group, body.device, groups)
+        has_it = rollouts.count_running(
+            connection, caller.tenant, release, body.group, body.device, groups
+        )
     found = fit(manifest, kinds)
-    fitting = Fitting(fits=found.fits, unknown=found.unknown, reasons=dict(found.reasons))
+    fitting = Fitting(
+        fits=found.fits, unknown=found.unknown, has_it=has_it, reasons=dict(found.reasons)
+    )
     if not found.fits + found.unknown:
         raise _nobody(body, found)
+    if has_it >= found.fits + found.unknown:
+        raise RefusedError(
+            "conflict",
+            f"{has_it} devices run {body.model} {body.release} already, and no other one could.",
+            cause="It was assigned to them before.",
+            remedy="Nothing is to be done: sdk fleet devices list",
+        )
     if body.dry_run:
         return Assigned(rollout=None, fit=fitting)
     order = rollouts.Order(
@@ -112,7 +132,7 @@ def _assign(server: Server, caller: Caller, body: Assign) -> Assigned:
 def _nobody(body: Assign, found: Fit) -> RefusedError:
     whom = f"the group {body.group}" if body.group else f"the device {body.device}"
     if body.group is None and body.device is None:
-        whom = "this fleet"
+        whom = f"the groups {', '.join(body.plan.groups)}" if body.plan.groups else "this fleet"
     why = "; ".join(words(found)) or "there is no accepted device in it"
     return RefusedError(
         "impossible",

@@ -85,6 +85,8 @@ def answer_to(error: Exception, path: str) -> JSONResponse:
     if isinstance(error, SlipwayError):
         found = as_refused(error)
         level = logging.WARNING if found.status >= 500 else logging.INFO
+        if found.code == "missing":  # devices look for the next root, publishers for what is new
+            level = logging.DEBUG
         log.log(level, "refused", extra={"path": path, "code": found.code, "what": error.what})
         return refuse(found)
     log.error("a bug", exc_info=error, extra={"path": path})
