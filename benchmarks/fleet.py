@@ -1,7 +1,6 @@
 """What a fleet server bears: polls beside a bare FastAPI POST, a fleet of 10,000, 100,000 rows.
 
-The server has one core to itself, and what loads it the other one. `--postgres URL` names an empty
-PostgreSQL database, whose figures come beside SQLite's.
+The server has one core to itself, and what loads it the other one.
 """
 
 from __future__ import annotations
@@ -116,7 +115,7 @@ def rows(folder: Path, postgres: str | None = None) -> Iterator[Row]:
     folder.mkdir(parents=True)
     for name, url in (("SQLite", f"sqlite:///{folder / 'rows.db'}"), ("PostgreSQL", postgres)):
         if url is None:
-            print("PostgreSQL is not measured: name a database with --postgres")
+            print("PostgreSQL is not measured: name an empty database in $SLIPWAY_POSTGRES")
             continue
         engine = open_database(url)
         migrate(engine)

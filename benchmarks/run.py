@@ -100,6 +100,30 @@ def updates(environment: dict[str, str], folder: Path) -> Iterator[Row]:
     yield from measured.deltas(folder)
 
 
+def polls(environment: dict[str, str], folder: Path) -> Iterator[Row]:
+    """Signed, durable polls beside a bare FastAPI POST, on the same core."""
+    del environment
+    from benchmarks import fleet as measured
+
+    yield from measured.polls(folder / "polls")
+
+
+def fleet(environment: dict[str, str], folder: Path) -> Iterator[Row]:
+    """10,000 devices for five minutes, an update for all, and all of them back at once."""
+    del environment
+    from benchmarks import fleet as measured
+
+    yield from measured.fleet_of_ten_thousand(folder / "fleet")
+
+
+def rows(environment: dict[str, str], folder: Path) -> Iterator[Row]:
+    """A release for 100,000 devices; $SLIPWAY_POSTGRES names an empty database to try, too."""
+    del environment
+    from benchmarks import fleet as measured
+
+    yield from measured.rows(folder / "rows", os.environ.get("SLIPWAY_POSTGRES"))
+
+
 BENCHMARKS: dict[str, Callable[[dict[str, str], Path], Iterator[Row]]] = {
     "help": help_time,
     "rebuild": rebuild_time,
@@ -107,6 +131,9 @@ BENCHMARKS: dict[str, Callable[[dict[str, str], Path], Iterator[Row]]] = {
     "chosen": chosen,
     "estimate": estimate_error,
     "updates": updates,
+    "polls": polls,
+    "fleet": fleet,
+    "rows": rows,
 }
 
 
