@@ -30,6 +30,8 @@ class Settings:
     """Between two looks at the rollouts."""
     enrolments_per_minute: int = 120
     """From one address."""
+    requests_per_minute: int = 600
+    """Of one device: many times what an agent at work needs."""
     admin_per_minute: int = 600
     """With one API key."""
     trusted_proxies: str = ""
@@ -59,7 +61,7 @@ class Server:
             """Of the server: the same in all its processes."""
             self.nonce_secret = shared_secret(connection, "nonce")
         self.assignments = Assignments(tenants)
-        exchange = Exchange(self.assignments, self._next_poll_s)
+        exchange = Exchange(self.assignments, self._next_poll_s, settings.requests_per_minute)
         self.committer: Committer[Ask, Reply] = Committer(engine, exchange.carry_out)
 
     def close(self) -> None:

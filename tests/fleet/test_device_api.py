@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import time
+from pathlib import Path
 
 import pytest
 
@@ -12,8 +13,9 @@ from agent.updates.assignment import check_for_device, opened
 from agent.updates.trust import Keys
 from agent.updates.wire import Reports, StateOf
 from sdk.fleet import tables as t
+from sdk.fleet.server import Settings
 from tests.fleet.client import Client
-from tests.fleet.world import Device, World, doing, runs
+from tests.fleet.world import Device, World, doing, listening, runs
 
 GROUP = "line-3"
 
@@ -229,3 +231,16 @@ def test_a_key_is_replaced_with_the_word_of_the_one_before(client: Client) -> No
     old = device.report("a-1", "CONFIRMED")  # signed when it was stored, before the change
     found = client.signed(new, "/v1/reports", Reports(reports=(old,)))
     assert found.json["results"] == ["stored"]
+
+
+def test_a_device_that_asks_without_end_is_told_to_wait(tmp_path: Path) -> None:
+    world = World(tmp_path, settings=Settings(requests_per_minute=3, enrolments_per_minute=9))
+    with listening(world) as address, Client(address, world) as client:
+        first, second = client.enrolled(), client.enrolled()
+        for _ in range(3):
+            client.poll(first)
+        found = client.signed(first, "/v1/poll", first.poll())
+        assert (found.status, found.code) == (429, "busy")
+        assert 0 < int(found.headers["retry-after"]) <= 60
+        assert client.poll(second).next_poll_s > 0
+    world.close()

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from agent.updates.states import CANCELLABLE, FINAL, TRANSITIONS, State
 from agent.updates.wire import Doing, Poll, Refused
-from sdk.fleet.rules.pace import JITTER, MOST_STRETCH, next_poll_s
+from sdk.fleet.rules.pace import JITTER, MOST_STRETCH, Minutes, next_poll_s
 from sdk.fleet.rules.poll import Call, Outcome, Status, Work, outcome, said
 
 STATES: tuple[State, ...] = get_args(State)
@@ -270,3 +270,19 @@ def test_the_next_poll_is_near_the_asked_one_and_later_under_load(
     found = next_poll_s(poll_s, waited_s, chance)
     assert max(1, (1 - JITTER) * poll_s - 1) <= found <= MOST_STRETCH * (1 + JITTER) * poll_s + 1
     assert next_poll_s(poll_s, 0.0, chance) <= found
+
+
+@given(st.lists(st.floats(0.0, 600.0), max_size=60).map(sorted), st.integers(1, 5))
+def test_nobody_is_answered_more_often_in_a_minute_than_is_allowed(
+    moments: list[float], most: int
+) -> None:
+    minutes = Minutes(most)
+    answered: list[float] = []
+    for number, now_s in enumerate(moments):
+        wait_s = minutes.wait_s("d", now_s)
+        assert 0 <= wait_s <= 60
+        if not wait_s:
+            answered.append(now_s)
+        assert minutes.wait_s(f"other {number}", now_s) == 0  # another one is not held up
+    for begin in answered:  # two windows may meet within a minute
+        assert len([one for one in answered if begin <= one < begin + 60.0]) <= 2 * most

@@ -54,7 +54,11 @@ class World:
         self.fleet: Fleet = fresh_fleet(folder)
         self.url = url or f"sqlite:///{folder / 'fleet.db'}"
         self.settings = settings or Settings(
-            poll_s=5.0, tick_s=0.1, enrolments_per_minute=100000, admin_per_minute=100000
+            poll_s=5.0,
+            tick_s=0.1,
+            enrolments_per_minute=100000,
+            admin_per_minute=100000,
+            requests_per_minute=100000,
         )
         self.tenants = {
             name: Tenant(name, self.fleet.repo, self.fleet.folder / "keys", PASSPHRASE)

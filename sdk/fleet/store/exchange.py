@@ -20,6 +20,7 @@ from sdk.fleet import tables as t
 from sdk.fleet.hardware import hardware_of
 from sdk.fleet.refusals import RefusedError
 from sdk.fleet.rules.claims import Known, judge, other_machine, remembered
+from sdk.fleet.rules.pace import Minutes
 from sdk.fleet.rules.poll import Change, outcome, said
 from sdk.fleet.store.assignments import Assignments
 from sdk.fleet.store.batch import Ask, Batch, Device
@@ -31,14 +32,18 @@ Reply = Answer | ReportsTaken | None
 class Exchange:
     """Carries out what devices ask."""
 
-    def __init__(self, assignments: Assignments, next_poll_s: Callable[[], int]) -> None:
+    def __init__(
+        self, assignments: Assignments, next_poll_s: Callable[[], int], most_per_minute: int
+    ) -> None:
+        """`most_per_minute` requests of one device are answered, by this process."""
         self._assignments = assignments
         self._next_poll_s = next_poll_s
+        self._minutes = Minutes(most_per_minute)
 
     def carry_out(self, connection: sa.Connection, asks: Sequence[Ask]) -> list[Reply | Exception]:
         """Judge and answer each; everything is written when this returns, and not committed yet."""
         batch = Batch(connection, asks)
-        answers = _Answers(batch, self._assignments, self._next_poll_s)
+        answers = _Answers(batch, self._assignments, self._next_poll_s, self._minutes)
         found: list[Reply | Exception] = []
         for ask in asks:
             try:
@@ -53,8 +58,13 @@ class _Answers:
     """Answers the requests of one batch."""
 
     def __init__(
-        self, batch: Batch, assignments: Assignments, next_poll_s: Callable[[], int]
+        self,
+        batch: Batch,
+        assignments: Assignments,
+        next_poll_s: Callable[[], int],
+        minutes: Minutes,
     ) -> None:
+        self._minutes = minutes
         self._batch = batch
         self._assignments = assignments
         self._next_poll_s = next_poll_s
@@ -103,6 +113,15 @@ class _Answers:
             device.dirty = True
         if verdict.code == "ok":
             presence.update(heard_s=ask.now_s, address=ask.address)
+            wait_s = self._minutes.wait_s(ask.device_id, ask.now_s)
+            if wait_s:
+                raise RefusedError(
+                    "busy",
+                    f"The device {ask.device_id} asks too often.",
+                    cause="It is broken, or somebody who has its key wears the server out.",
+                    remedy="Come again after the time in Retry-After.",
+                    retry_after_s=wait_s,
+                )
             return
         raise _refusal(verdict.code, device, ask)
 

@@ -49,7 +49,7 @@ _SIGNED = (
     ("Signature-Input", r"^slipway=.*$"),
     ("Signature", r"^slipway=:[A-Za-z0-9+/]{86}==:$"),
 )
-_REFUSALS = responses(400, 401, 403, 408, 409, 413, 415, 503)
+_REFUSALS = responses(400, 401, 403, 408, 409, 413, 415, 429, 503)
 
 
 router = APIRouter(prefix="/v1", tags=["devices"])
