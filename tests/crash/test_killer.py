@@ -265,7 +265,7 @@ def _hunt(
 def test_a_few_agents_are_killed(
     world: World, memory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    killer = Killer(Circle(world, memory, 4), memory, random.Random(20), 4)
+    killer = Killer(Circle(world, memory, 12), memory, random.Random(20), 4)
     killer.run(6, 2.0)
     killer.finish()
     assert killer.kills >= 2
