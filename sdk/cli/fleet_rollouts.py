@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,7 +19,7 @@ from sdk.cli.fleet_common import (
     say,
     table,
 )
-from sdk.cli.fleet_watch import counts, headline
+from sdk.cli.fleet_watch import counts, headline, whom
 from sdk.cli.output import print_json
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def list_rollouts(
         ("id", "model", "release", "to", "state", "stage", "made", "by", "reason"),
         (
             (
-                one["id"], one["model"], one["release"], _to(one), one["state"], one["stage"] + 1,
+                one["id"], one["model"], one["release"], whom(one), one["state"], one["stage"] + 1,
                 moment(one["made_s"]), one["made_by"], one["reason"],
             )
             for one in found
@@ -207,7 +207,3 @@ def _reverted(client: FleetClient, repository: Repository, model: str) -> list[s
             client.ask("POST", "rollouts", one["id"], "revert")
             names.append(one["id"])
     return names
-
-
-def _to(one: dict[str, Any]) -> str:
-    return str(one["group_name"] or one["device_id"] or ", ".join(one["groups"]) or "all")

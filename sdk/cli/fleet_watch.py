@@ -132,10 +132,14 @@ def counts(found: Mapping[str, int]) -> str:
     return ", ".join(told) or "nobody yet"
 
 
+def whom(found: Mapping[str, Any]) -> str:
+    """The devices that a rollout is for."""
+    return str(found["group_name"] or found["device_id"] or ", ".join(found["groups"]) or "all")
+
+
 def headline(found: Mapping[str, Any]) -> str:
     """Where a rollout stands, in a line."""
-    whom = found["group_name"] or found["device_id"] or ", ".join(found["groups"]) or "all"
-    told = f"{found['id']}  {found['model']} {found['release']} to {whom}: {found['state']}"
+    told = f"{found['id']}  {found['model']} {found['release']} to {whom(found)}: {found['state']}"
     if "stages" in found:
         told += f", stage {found['stage'] + 1} of {found['stages']}"
     return told

@@ -7,11 +7,10 @@ writer that there can be, instead of failing in the middle.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +20,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
 
 from agent.errors import StorageError, UsageError
+from sdk.fleet.rules.rollout import place_digits
 
 T = TypeVar("T")
 WAIT_S = 30.0
@@ -31,10 +31,7 @@ _LOCK = 7305130942  # any number: PostgreSQL's name for the lock of migrations
 
 
 class place(GenericFunction[str]):  # noqa: N801  SQL's functions are written small
-    """Where a device stands in a rollout's order: 16 hexadecimal digits.
-
-    The same number as `sdk.fleet.rules.rollout.place`, times 2 ** 64.
-    """
+    """Where a device stands in a rollout's order: `sdk.fleet.rules.rollout.place_digits`."""
 
     type = sa.String()
     inherit_cache = True
@@ -107,6 +104,21 @@ def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
         yield connection
 
 
+def upsert(
+    connection: sa.Connection, table: sa.Table, key: Sequence[str], values: Mapping[str, Any]
+) -> None:
+    """Insert a row, or change what is given of the one that is there."""
+    insert = _insert(connection, table).values(dict(values))
+    changed = {name: insert.excluded[name] for name in values if name not in key}
+    connection.execute(insert.on_conflict_do_update(index_elements=list(key), set_=changed))
+
+
+def insert_new(connection: sa.Connection, table: sa.Table, values: Mapping[str, Any]) -> bool:
+    """Insert a row unless there is one of its key; whether it is new."""
+    insert = _insert(connection, table).values(dict(values)).on_conflict_do_nothing()
+    return connection.execute(insert).rowcount == 1
+
+
 def migrate(engine: sa.Engine, revision: str = "head") -> None:
     """Bring the tables to a revision: the newest one, or `base` to remove them all.
 
@@ -168,6 +180,16 @@ def hidden(url: str) -> str:
         return repr(url)
 
 
+def _insert(connection: sa.Connection, table: sa.Table) -> Any:
+    """An insertion that may say what to do about a row that is there: no standard has that."""
+    dialect: Any
+    if connection.dialect.name == "postgresql":
+        from sqlalchemy.dialects import postgresql as dialect
+    else:
+        from sqlalchemy.dialects import sqlite as dialect
+    return dialect.insert(table)
+
+
 def _sqlite(url: sa.URL) -> sa.Engine:
     if url.database in (None, "", ":memory:"):
         raise ArgumentError("it has to be a file: several connections share it")
@@ -184,7 +206,7 @@ def _sqlite(url: sa.URL) -> sa.Engine:
         connection.isolation_level = None  # transactions are begun below
         _write_ahead(connection)
         connection.execute("pragma synchronous = full")
-        connection.create_function("place", 2, _place_of, deterministic=True)
+        connection.create_function("place", 2, place_digits, deterministic=True)
 
     @sa.event.listens_for(engine, "begin")
     def begun(connection: sa.Connection) -> None:
@@ -206,10 +228,6 @@ def _write_ahead(connection: sqlite3.Connection) -> None:
             time.sleep(0.01)
         else:
             return
-
-
-def _place_of(rollout_id: str, device_id: str) -> str:
-    return hashlib.sha256(f"{rollout_id}\0{device_id}".encode()).hexdigest()[:16]
 
 
 @contextlib.contextmanager

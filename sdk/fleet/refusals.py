@@ -69,5 +69,5 @@ def missing(what: str, name: str) -> RefusedError:
         "missing",
         f"There is no {what} {name[:80]!r}.",
         cause="It is misspelt, or belongs to another tenant.",
-        remedy=f"List them: sdk fleet {what.rsplit(maxsplit=1)[-1]}s",
+        remedy=f"List them: sdk fleet {what}s list",
     )

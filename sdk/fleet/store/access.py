@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from agent.updates.wire import TOKEN
 from sdk.fleet import tables as t
+from sdk.fleet.database import insert_new, upsert
 from sdk.fleet.refusals import RefusedError, missing
 from sdk.fleet.store.enrolment import sha256_of
 
@@ -98,7 +99,7 @@ def keys(connection: sa.Connection, tenant: str) -> list[dict[str, Any]]:
         .where(t.api_key.c.tenant == tenant)
         .order_by(t.api_key.c.made_s)
     )  # fmt: skip
-    return [dict(row._mapping) for row in rows]  # noqa: SLF001  SQLAlchemy's own door
+    return [dict(row) for row in rows.mappings()]
 
 
 def revoke_key(connection: sa.Connection, tenant: str, key_id: str, now_s: float) -> None:
@@ -176,7 +177,7 @@ def tokens(connection: sa.Connection, tenant: str) -> list[dict[str, Any]]:
         .order_by(t.enrolment_token.c.made_s.desc())
         .limit(1000)
     )
-    return [dict(row._mapping) for row in rows]  # noqa: SLF001
+    return [dict(row) for row in rows.mappings()]
 
 
 def drop_token(connection: sa.Connection, tenant: str, token_id: str) -> None:
@@ -196,11 +197,9 @@ def drop_token(connection: sa.Connection, tenant: str, token_id: str) -> None:
 
 def ensure_group(connection: sa.Connection, tenant: str, group: str, now_s: float) -> bool:
     """Make a group unless it is there; whether it is new."""
-    mine = sa.and_(t.device_group.c.tenant == tenant, t.device_group.c.name == group)
-    if connection.execute(sa.select(t.device_group.c.name).where(mine)).first() is not None:
-        return False
-    connection.execute(t.device_group.insert().values(tenant=tenant, name=group, made_s=now_s))
-    return True
+    return insert_new(
+        connection, t.device_group, {"tenant": tenant, "name": group, "made_s": now_s}
+    )
 
 
 def announce(
@@ -217,12 +216,11 @@ def announce(
     """
     if group is not None:
         ensure_group(connection, tenant, group, now_s)
-    mine = sa.and_(t.announced_key.c.tenant == tenant, t.announced_key.c.public_key == public_key)
-    connection.execute(t.announced_key.delete().where(mine))
-    connection.execute(
-        t.announced_key.insert().values(
-            tenant=tenant, public_key=public_key, group_name=group, made_s=now_s
-        )
+    upsert(
+        connection,
+        t.announced_key,
+        ("tenant", "public_key"),
+        {"tenant": tenant, "public_key": public_key, "group_name": group, "made_s": now_s},
     )
 
 
@@ -249,4 +247,4 @@ def audit(connection: sa.Connection, tenant: str, before: int | None, most: int)
     if before is not None:
         wanted = wanted.where(t.audit.c.id < before)
     rows = connection.execute(wanted.order_by(t.audit.c.id.desc()).limit(most))
-    return [dict(row._mapping) for row in rows]  # noqa: SLF001
+    return [dict(row) for row in rows.mappings()]

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from agent.updates.states import FINAL
 from agent.updates.wire import Poll, Reports, StateOf
 from sdk.fleet import tables as t
+from sdk.fleet.database import upsert
 from sdk.fleet.rules.claims import Claim
 from sdk.fleet.rules.poll import Call, Change, Work
 from sdk.fleet.store.reports import NewReport, store
@@ -226,20 +227,6 @@ class Batch:
             )
         for values in self._runs.values():
             upsert(self.connection, t.device_model, ("device_id", "model"), values)
-
-
-def upsert(
-    connection: sa.Connection, table: sa.Table, key: Sequence[str], values: Mapping[str, Any]
-) -> None:
-    """Insert a row, or change what is given of the one that is there."""
-    dialect: Any
-    if connection.dialect.name == "postgresql":
-        from sqlalchemy.dialects import postgresql as dialect
-    else:
-        from sqlalchemy.dialects import sqlite as dialect
-    insert = dialect.insert(table).values(dict(values))
-    changed = {name: insert.excluded[name] for name in values if name not in key}
-    connection.execute(insert.on_conflict_do_update(index_elements=list(key), set_=changed))
 
 
 def _named(name: str, device: Device) -> dict[str, str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
+from agent.device import key_fingerprint
 from sdk.fleet import tables as t
 from sdk.fleet.refusals import RefusedError, missing
 from sdk.fleet.store.access import ensure_group
@@ -73,18 +73,14 @@ def show(connection: sa.Connection, tenant: str, device_id: str) -> dict[str, An
         .where(t.action.c.device_id == device_id)
         .order_by(t.action.c.assignment_seq.desc())
         .limit(20)
-    ).all()  # fmt: skip
+    ).mappings()  # fmt: skip
     return {
         **_told(row),
         "fingerprint": row.fingerprint,
         "enrolled_s": row.enrolled_s,
         "models": _models(connection, [device_id]).get(device_id, []),
         "actions": [
-            {
-                "id": t.action_id(one.rollout_id, device_id, one.attempt),
-                **one._mapping,  # noqa: SLF001  SQLAlchemy's own door
-            }
-            for one in work
+            {"id": t.action_id(one["rollout_id"], device_id, one["attempt"]), **one} for one in work
         ],
     }
 
@@ -162,7 +158,7 @@ def groups(connection: sa.Connection, tenant: str) -> list[dict[str, Any]]:
         .where(t.device_group.c.tenant == tenant)
         .order_by(t.device_group.c.name)
     )
-    return [dict(row._mapping) for row in rows]  # noqa: SLF001
+    return [dict(row) for row in rows.mappings()]
 
 
 def drop_group(connection: sa.Connection, tenant: str, group: str) -> None:
@@ -237,12 +233,6 @@ def counts(connection: sa.Connection, tenant: str | None, now_s: float) -> dict[
     }
 
 
-def fingerprint_of_key(public_key: bytes) -> str:
-    """What an operator compares with what the device shows: sha256 of its key, in groups."""
-    digest = hashlib.sha256(public_key).hexdigest()
-    return ":".join(digest[start : start + 4] for start in range(0, 64, 4))
-
-
 def _brief() -> Any:
     return sa.select(
         t.device.c.id, t.device.c.standing, t.device.c.why, t.device.c.group_name,
@@ -259,7 +249,7 @@ def _told(row: Any) -> dict[str, Any]:
         "why": row.why,
         "group": row.group_name,
         "hardware": row.hardware,
-        "key_fingerprint": fingerprint_of_key(row.public_key),
+        "key_fingerprint": key_fingerprint(row.public_key),
         "heard_s": row.heard_s,
         "address": row.address,
         "boot_id": row.boot_id,

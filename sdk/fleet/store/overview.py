@@ -12,7 +12,7 @@ from sdk.fleet import tables as t
 from sdk.fleet.refusals import missing
 from sdk.fleet.rules.rollout import Tally
 from sdk.fleet.store import devices
-from sdk.fleet.store.rollouts import progress
+from sdk.fleet.store.progress import progress
 
 _BRIEF = (
     *("id", "model", "release", "group_name", "device_id", "state", "stage", "reason", "reverts"),
@@ -70,13 +70,13 @@ def rollout(
         .group_by(t.action.c.state, t.action.c.reason)
         .order_by(sa.func.count().desc())
         .limit(20)
-    ).all()
+    ).mappings()
     return {
         **_told(connection, row, now_s),
         "plan": row.plan,
         "gates": row.gates,
         "manifest_sha256": row.manifest_sha256,
-        "reasons": [dict(one._mapping) for one in reasons],  # noqa: SLF001
+        "reasons": [dict(one) for one in reasons],
         "ratios": _ratios(connection, rollout_id),
     }
 
@@ -87,7 +87,7 @@ def reports(
     """Reports in the order in which they came, without their envelopes."""
     wanted = _reports(tenant, device_id).where(t.report.c.id > after)
     rows = connection.execute(wanted.order_by(t.report.c.id).limit(most))
-    return [dict(row._mapping) for row in rows]  # noqa: SLF001
+    return [dict(row) for row in rows.mappings()]
 
 
 def newest_reports(
@@ -95,8 +95,8 @@ def newest_reports(
 ) -> list[dict[str, Any]]:
     """The last reports that came, in the order in which they did."""
     wanted = _reports(tenant, device_id).order_by(t.report.c.id.desc()).limit(most)
-    rows = connection.execute(wanted).all()
-    return [dict(row._mapping) for row in reversed(rows)]  # noqa: SLF001
+    rows = connection.execute(wanted).mappings().all()
+    return [dict(row) for row in reversed(rows)]
 
 
 def _reports(tenant: str, device_id: str | None) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from agent.codec import decode, encode
+from agent.codec import encode
 from agent.manifest import Fingerprint, Gate
 from sdk.fleet import tables as t
 from sdk.fleet.refusals import missing
@@ -21,17 +21,13 @@ from sdk.fleet.rules.fits import Kind
 from sdk.fleet.rules.rollout import (
     Command,
     Decision,
-    Progress,
     Rollout,
-    Seen,
     Stage,
-    Standing,
-    Tally,
     commanded,
     decide,
     reached,
-    standing,
 )
+from sdk.fleet.store.progress import plan_of, progress
 from sdk.fleet.store.targets import extend, members, reach, reopen, runs_it
 from sdk.release.publish import Published
 
@@ -56,13 +52,6 @@ class Order:
     unfit: tuple[str, ...] = ()
     """Fingerprints of devices that cannot run it."""
     reverts: str | None = None
-
-
-class _Counts(collections.defaultdict[str, "collections.Counter[Standing]"]):
-    """Stratum -> how many of its devices stand where."""
-
-    def __init__(self) -> None:
-        super().__init__(collections.Counter)
 
 
 def kinds(
@@ -273,57 +262,6 @@ def revert(connection: sa.Connection, row: Any, who: str, now_s: float) -> str:
             part = devices[first : first + 500]
             extend(connection, made, len(part), now_s, only=part)
     return _end_revert(connection, row.id, now_s)
-
-
-def progress(connection: sa.Connection, row: Any, now_s: float) -> Progress:
-    """How far a rollout has come, counted by the database."""
-    plan = plan_of(row)
-    timeout_s = plan.stages[min(row.stage, len(plan.stages) - 1)].timeout_s
-    cutoff = now_s - timeout_s
-    is_silent = sa.case((t.action.c.heard_s < cutoff, 1), else_=0)
-    was_asked = sa.case((t.action.c.assigned_s < cutoff, 1), else_=0)
-    rows = connection.execute(
-        sa.select(
-            t.action.c.hardware, t.action.c.state, is_silent, was_asked, t.device.c.group_name,
-            sa.func.count(), sa.func.max(t.action.c.over_s),
-        )
-        .join(t.device, t.device.c.id == t.action.c.device_id)
-        .where(t.action.c.rollout_id == row.id, t.action.c.status != "called_off")
-        .group_by(
-            t.action.c.hardware, t.action.c.state, is_silent, was_asked, t.device.c.group_name
-        )
-    ).all()  # fmt: skip
-    by_hardware, by_group, every = _Counts(), _Counts(), _Counts()
-    named = {one.group for one in plan.stages if one.group is not None}
-    last_s = row.stage_s
-    for hardware, state, silent, asked, group, count, over_s in rows:
-        seen = Seen(
-            assigned_s=cutoff - 1.0 if asked else now_s,
-            heard_s=None if state is None else (cutoff - 1.0 if silent else now_s),
-            state=state,
-        )
-        stands = standing(seen, now_s=now_s, timeout_s=timeout_s)
-        by_hardware[hardware][stands] += count
-        every[""][stands] += count
-        if group in named:
-            by_group[group][stands] += count
-        last_s = max(last_s, over_s or 0.0)
-    stage = plan.stages[min(row.stage, len(plan.stages) - 1)]
-    return Progress(
-        stage=row.stage,
-        in_stage=Tally(every[""] if stage.group is None else by_group[stage.group]),
-        quiet_s=now_s - last_s,
-        by_hardware={name: Tally(one) for name, one in by_hardware.items()},
-        by_group={name: Tally(one) for name, one in by_group.items()},
-        acknowledged={
-            name: decode(Tally, told, "acknowledged") for name, told in row.acknowledged.items()
-        },
-    )
-
-
-def plan_of(row: Any) -> Rollout:
-    """The rules of a rollout."""
-    return decode(Rollout, row.plan, "plan")
 
 
 def running(connection: sa.Connection) -> list[str]:

@@ -7,21 +7,15 @@ import secrets
 import sqlalchemy as sa
 
 from sdk.fleet import tables as t
+from sdk.fleet.database import insert_new
 
 
 def shared_secret(connection: sa.Connection, name: str) -> bytes:
     """32 random bytes that all processes have alike; made by the first that asks."""
-    found = _read(connection, name)
-    if found is None:
-        with connection.begin_nested() as attempt:
-            try:
-                connection.execute(
-                    t.secret.insert().values(name=name, value=secrets.token_bytes(32))
-                )
-            except sa.exc.IntegrityError:  # another process was faster
-                attempt.rollback()
-        found = _read(connection, name)
-    assert found is not None
+    insert_new(connection, t.secret, {"name": name, "value": secrets.token_bytes(32)})
+    found: bytes = connection.execute(
+        sa.select(t.secret.c.value).where(t.secret.c.name == name)
+    ).scalar_one()
     return found
 
 
@@ -37,19 +31,6 @@ def hold(connection: sa.Connection, name: str, holder: str, for_s: float, now_s:
     )
     if mine.rowcount:
         return True
-    with connection.begin_nested() as attempt:
-        try:
-            connection.execute(
-                t.lease.insert().values(name=name, holder=holder, until_s=now_s + for_s)
-            )
-        except sa.exc.IntegrityError:  # another one has it
-            attempt.rollback()
-            return False
-    return True
-
-
-def _read(connection: sa.Connection, name: str) -> bytes | None:
-    found: bytes | None = connection.execute(
-        sa.select(t.secret.c.value).where(t.secret.c.name == name)
-    ).scalar()
-    return found
+    return insert_new(
+        connection, t.lease, {"name": name, "holder": holder, "until_s": now_s + for_s}
+    )

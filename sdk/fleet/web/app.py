@@ -33,7 +33,16 @@ from sdk.fleet.web.limits import Limits
 from sdk.fleet.web.metrics import Counted, Metrics
 from sdk.fleet.web.signed import Nonces
 
-_OURS_ALONE = ("422", "HTTPValidationError", "ValidationError")
+_ROUTES = (
+    device_api,
+    repository,
+    admin_access,
+    admin_devices,
+    admin_publication,
+    admin_rollouts,
+)
+_NEVER = ("HTTPValidationError", "ValidationError")
+"""Bodies that FastAPI describes, and that no route here answers."""
 
 
 def make_app(server: Server, *, slow_s: float = SLOW_S) -> FastAPI:
@@ -50,10 +59,7 @@ def make_app(server: Server, *, slow_s: float = SLOW_S) -> FastAPI:
         enrolments_per_minute=server.settings.enrolments_per_minute,
         admin_per_minute=server.settings.admin_per_minute,
     )
-    for routes in (
-        *(device_api, repository, admin_access, admin_devices, admin_publication),
-        *(admin_rollouts,),
-    ):
+    for routes in _ROUTES:
         app.include_router(routes.router)
     _health(app)
     handle_errors(app)
@@ -134,7 +140,7 @@ def _described(app: FastAPI) -> dict[str, Any]:
             told = TypeAdapter(body).json_schema(ref_template="#/components/schemas/{model}")
             schemas.update(told.pop("$defs", {}))
             schemas[body.__name__] = told
-        for name in _OURS_ALONE:
+        for name in _NEVER:
             schemas.pop(name, None)
         for path in found["paths"].values():
             for operation in path.values():
