@@ -62,25 +62,26 @@ def polls(folder: Path) -> Iterator[Row]:
     with _Served(folder / "polls") as served, _bare() as bare_port:
         devices = [Device(fleet=served.fleet) for _ in range(1000)]
         served.seed(devices)
-        ours, bare = [], []
-        for _ in range(WINDOWS):
-            ours.append(asyncio.run(closed(served.port, _polls(devices))))
-            bare.append(asyncio.run(closed(bare_port, _polls(devices))))
-        _check(ours)
-        rate = statistics.median(load.per_s for load in ours)
-        base = statistics.median(load.per_s for load in bare)
-        ratios = [a.per_s / b.per_s for a, b in zip(ours, bare, strict=True)]
-        print(f"ours {rate:.0f}/s, bare {base:.0f}/s, ratios {[round(r, 3) for r in ratios]}")
-        calm = asyncio.run(paced(served.port, _polls(devices, 3 * IN_WINDOW), 0.7 * rate))
-        _check([calm])
+        windows = [_window(served.port, bare_port, devices) for _ in range(WINDOWS)]
+        rates, base, p99, base_p99 = (
+            [getattr(one[which], figure) for one in windows]
+            for which, figure in ((0, "per_s"), (1, "per_s"), (2, "p99_ms"), (3, "p99_ms"))
+        )
+        ratios = [ours / bare for ours, bare in zip(rates, base, strict=True)]
+        p50 = statistics.median(one[2].p50_ms for one in windows)
+        for told, figures in (("ours", rates), ("bare", base)):
+            print(f"{told}: {', '.join(f'{one:.0f}' for one in figures)} a second")
+        for told, figures in (("ours", p99), ("bare", base_p99)):
+            print(f"{told}, p99 at 70 %: {', '.join(f'{one:.1f}' for one in figures)} ms")
+        print(f"p50 at 70 %: {p50:.1f} ms; ratios {', '.join(f'{one:.2f}' for one in ratios)}")
         yield Row(
             name="a bare FastAPI POST / a signed, durable poll, requests per second",
             value=1 / statistics.median(ratios), bound=1 / 0.35, unit="x",
         )  # fmt: skip
-        print(f"at 70 %: p50 {calm.p50_ms:.1f} ms, p99 {calm.p99_ms:.1f} ms")
         yield Row(
-            name="p99 of polls at 70 % of that rate", value=calm.p99_ms, bound=50.0, unit="ms"
-        )
+            name="p99 of polls at 70 % of that rate", value=statistics.median(p99), bound=50.0,
+            unit="ms",
+        )  # fmt: skip
         yield from _growth(folder, served)
 
 
@@ -133,6 +134,21 @@ def rows(folder: Path, postgres: str | None = None) -> Iterator[Row]:
             name=f"a release assigned to 100,000 devices, {name}", value=max(times), bound=2.0,
             unit="s",
         )  # fmt: skip
+
+
+def _window(port: int, bare: int, devices: list[Device]) -> list[Load]:
+    """Ours and bare as fast as they go, then each at 70 % of what it just bore.
+
+    A shared machine is a third faster in one minute than in the next: a rate of some minutes ago
+    would load the server with anything between a half and all that it can bear.
+    """
+    fast = [asyncio.run(closed(one, _polls(devices))) for one in (port, bare)]
+    calm = [
+        asyncio.run(paced(one, _polls(devices, 2 * IN_WINDOW), 0.7 * load.per_s))
+        for one, load in zip((port, bare), fast, strict=True)
+    ]
+    _check([*fast, *calm])
+    return [*fast, *calm]
 
 
 def _growth(folder: Path, small: _Served) -> Iterator[Row]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import json
 import math
 import time
@@ -113,6 +114,8 @@ async def paced(port: int, requests: Sequence[bytes], per_s: float) -> Load:
         times.append(time.perf_counter() - due)
         statuses[status] += 1
 
+    gc.collect()
+    gc.freeze()  # a pause of what loads the server is none of the server's
     began = time.perf_counter()
     tasks = []
     for number, request in enumerate(requests):

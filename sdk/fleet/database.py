@@ -105,12 +105,20 @@ def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 
 def upsert(
-    connection: sa.Connection, table: sa.Table, key: Sequence[str], values: Mapping[str, Any]
+    connection: sa.Connection,
+    table: sa.Table,
+    key: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Insert a row, or change what is given of the one that is there."""
-    insert = _insert(connection, table).values(dict(values))
-    changed = {name: insert.excluded[name] for name in values if name not in key}
-    connection.execute(insert.on_conflict_do_update(index_elements=list(key), set_=changed))
+    """Insert rows of the same columns, or change what is given of those that are there."""
+    if not rows:
+        return
+    insert = _insert(connection, table)
+    changed = {name: insert.excluded[name] for name in rows[0] if name not in key}
+    connection.execute(
+        insert.on_conflict_do_update(index_elements=list(key), set_=changed),
+        [dict(row) for row in rows],
+    )
 
 
 def insert_new(connection: sa.Connection, table: sa.Table, values: Mapping[str, Any]) -> bool:

@@ -57,7 +57,7 @@ class Tenant:
         self._lock = threading.Lock()
         self._keys_seen = self._keys_changed()
         self._signers: list[Any] = []
-        self._seen: tuple[int, bytes] = (0, b"")
+        self._seen: tuple[int, bytes, int | None] = (0, b"", None)
         self._releases: tuple[bytes, list[Release]] = (b"", [])
 
     def repository(self) -> Repository:
@@ -117,11 +117,11 @@ class Tenant:
         try:
             changed = path.stat().st_mtime_ns
             if self._seen[0] != changed:
-                self._seen = (changed, path.read_bytes())
-            version = json.loads(self._seen[1])["signed"]["version"]
-        except (OSError, ValueError, LookupError, TypeError):
+                content = path.read_bytes()
+                self._seen = (changed, content, _version(content))
+        except OSError:
             return None
-        return version if isinstance(version, int) else None
+        return self._seen[2]
 
     def renew(self, *, older_than_s: float = RENEWED_S) -> bool:
         """Sign the timestamp anew if it is old, and the snapshot if it will expire.
@@ -210,6 +210,14 @@ class Tenant:
             raise lacking_keys("An online assignment", threshold, here, own)
         self._signers = [self._keys.signer(name) for name in here]
         return self._signers
+
+
+def _version(timestamp: bytes) -> int | None:
+    try:
+        version = json.loads(timestamp)["signed"]["version"]
+    except (ValueError, LookupError, TypeError):
+        return None
+    return version if isinstance(version, int) else None
 
 
 def _releases(repository: Repository) -> list[Release]:

@@ -220,7 +220,7 @@ def announce(
         connection,
         t.announced_key,
         ("tenant", "public_key"),
-        {"tenant": tenant, "public_key": public_key, "group_name": group, "made_s": now_s},
+        [{"tenant": tenant, "public_key": public_key, "group_name": group, "made_s": now_s}],
     )
 
 

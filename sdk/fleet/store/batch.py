@@ -5,6 +5,7 @@ Two processes cannot do that for one device at the same time.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -186,6 +187,7 @@ class Batch:
                 t.action.c.rollout_id, t.action.c.device_id, t.action.c.attempt, t.action.c.model,
                 t.action.c.status, t.action.c.assignment_seq, t.action.c.state,
                 t.action.c.journal_seq, t.rollout.c.state.label("rollout_state"),
+                t.rollout.c.gates, t.rollout.c.manifest_sha256,
             )
             .join(t.rollout, t.rollout.c.id == t.action.c.rollout_id)
             .where(where)
@@ -200,6 +202,7 @@ class Batch:
                 assignment_seq=row.assignment_seq,
                 state=row.state,
                 journal_seq=row.journal_seq,
+                plain_sha256=None if row.gates else row.manifest_sha256,
             )
 
     def _write_devices(self) -> None:
@@ -225,8 +228,11 @@ class Batch:
                     t.device_model.c.model.not_in(models),
                 )
             )
-        for values in self._runs.values():
-            upsert(self.connection, t.device_model, ("device_id", "model"), values)
+        alike = collections.defaultdict(list)
+        for run in self._runs.values():
+            alike[tuple(run)].append(run)
+        for runs in alike.values():
+            upsert(self.connection, t.device_model, ("device_id", "model"), runs)
 
 
 def _named(name: str, device: Device) -> dict[str, str]:
