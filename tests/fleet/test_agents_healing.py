@@ -231,10 +231,13 @@ def test_a_database_that_lost_a_rollout_is_true_again_with_the_next(
     crew.turn()
     seen = agent.seen()
     assert (seen["desired"], seen["running"]) == ("1.0.0", "2.0.0"), "what runs is true at once"
-    assign(site.client, "2.0.0")
-    for _ in range(3):
+    before = installed(agent)
+    rollout = assign(site.client, "2.0.0")
+    for _ in range(2):
         crew.turn()
     is_true(agent, "2.0.0")
+    assert site.client.do("GET", f"/rollouts/{rollout}")["state"] == "finished"
+    assert installed(agent) == before, "it can still fall back on 1.0.0"
 
 
 def test_a_device_that_a_restored_database_never_heard_of_enrols_again(

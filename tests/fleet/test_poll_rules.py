@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from agent.updates.states import CANCELLABLE, FINAL, TRANSITIONS, State
-from agent.updates.wire import Doing, Poll, Refused
+from agent.updates.wire import Doing, Poll, Refused, Running
 from sdk.fleet.rules.pace import JITTER, MOST_STRETCH, Minutes, next_poll_s
 from sdk.fleet.rules.poll import Call, Outcome, Status, Work, outcome, said
 
@@ -31,6 +31,12 @@ def _poll(*actions: tuple[int, State], refused: tuple[int, ...] = ()) -> Poll:
             Doing(action_id=f"a{number}", state=state, journal_seq=5) for number, state in actions
         ),
         refused=tuple(Refused(action_id=f"a{number}", reason="no") for number in refused),
+    )
+
+
+def _running(sha256: str | None, *actions: tuple[int, State], model: str = "net") -> Poll:
+    return dataclasses.replace(
+        _poll(*actions), models=(Running(model=model, running_sha256=sha256),)
     )
 
 
@@ -58,6 +64,37 @@ CASES: dict[str, tuple[Poll, list[Work], tuple[Any, Any, Any]]] = {
     ),
     "it does what nobody here knows": (_poll((9, "TRIAL")), [_work()], (None, None, {})),
     "it told of an end that nobody waits for": (_poll((9, "FAILED")), [_work()], ("a1", None, {})),
+    "it runs what it is to run": (
+        _running("f" * 64), [_work(plain_sha256="f" * 64), _work(2, model="b")],
+        ("a2", None, {"a1": ("over", "CONFIRMED")}),
+    ),
+    "it runs something else": (
+        _running("e" * 64), [_work(plain_sha256="f" * 64)], ("a1", None, {}),
+    ),
+    "nothing runs": (_running(None), [_work(plain_sha256="f" * 64)], ("a1", None, {})),
+    "another model of the same bytes": (
+        _running("f" * 64, model="b"), [_work(plain_sha256="f" * 64)], ("a1", None, {}),
+    ),
+    "it is to run it with gates of the assignment's own": (
+        _running("f" * 64), [_work()], ("a1", None, {}),
+    ),
+    "it runs it on trial": (
+        _running("f" * 64, (1, "TRIAL")), [_work(plain_sha256="f" * 64)],
+        (None, None, {"a1": ("open", "TRIAL")}),
+    ),
+    "it runs it on a trial that nobody here knows": (
+        _running("f" * 64, (9, "TRIAL")), [_work(plain_sha256="f" * 64)], (None, None, {}),
+    ),
+    "it runs what was called off": (
+        _running("f" * 64), [_work(1, "withdrawn", plain_sha256="f" * 64)],
+        (None, None, {"a1": ("called_off", None)}),
+    ),
+    "it runs what is held": (
+        _running("f" * 64), [_work(1, "held", plain_sha256="f" * 64)], (None, None, {}),
+    ),
+    "it fell back, after it had begun": (
+        _running("f" * 64), [_work(state="STAGED", plain_sha256="f" * 64)], ("a1", None, {}),
+    ),
     "it refuses": (
         _poll(refused=(1,)), [_work(1), _work(2, model="b")],
         ("a2", None, {"a1": ("over", "REJECTED")}),

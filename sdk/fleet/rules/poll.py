@@ -30,6 +30,8 @@ class Work:
     state: State | None = None
     """What the device said last; None if it never spoke of it."""
     journal_seq: int = 0
+    plain_sha256: str | None = None
+    """Of the release's manifest, where it is to run here and nothing else was asked for."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,7 @@ def outcome(poll: Poll, works: Sequence[Work]) -> Outcome:
     waiting: list[Work] = []
     cancel = None
     newest = _newest(works)
+    at_work = [one for one in poll.actions if one.state not in FINAL]
     for work in works:
         call = work.call if newest.get(work.model, work) is work else "withdrawn"
         told = doing.get(work.id)
@@ -79,9 +82,12 @@ def outcome(poll: Poll, works: Sequence[Work]) -> Outcome:
             changes.append(_ended(work, status, "REJECTED", refused[work.id]))
         elif call == "withdrawn":
             changes.append(_ended(work, "called_off", work.state, "it was called off"))
+        elif call == "open" and not at_work and _runs(poll, work):
+            # Done again it would fill the slot that the device falls back on with the same.
+            changes.append(_ended(work, "over", "CONFIRMED", "it runs here already"))
         elif call == "open":
             waiting.append(work)
-    busy = any(one.state not in FINAL and one.action_id != cancel for one in poll.actions)
+    busy = any(one.action_id != cancel for one in at_work)
     first = min(waiting, key=lambda work: work.assignment_seq, default=None)
     assign = None if busy or first is None else first.id
     return Outcome(changes=tuple(changes), assign=assign, cancel=cancel)
@@ -103,6 +109,15 @@ def said(work: Work, told: Doing, call: Call = "open") -> Change:
         state=state,
         reason=told.reason,
         journal_seq=max(work.journal_seq, told.journal_seq),
+    )
+
+
+def _runs(poll: Poll, work: Work) -> bool:
+    """Whether a device that is at nothing runs what it is to run, and was never heard of it."""
+    if work.plain_sha256 is None or work.state is not None:
+        return False
+    return any(
+        one.model == work.model and one.running_sha256 == work.plain_sha256 for one in poll.models
     )
 
 
