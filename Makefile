@@ -16,6 +16,8 @@ DEMO_TARGETS := $(foreach target,intel mobile jetson server-gpu linux-arm,--targ
 COGGED := README.md docs/reference/cli.md docs/reference/profiles.md docs/reference/project-file.md \
 	docs/reference/agent.md docs/explanation/updates.md
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Every test process, and each of the many that tests start, would compile everything anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-long check explore bench docs clean
 

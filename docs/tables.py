@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest import mock
 
 if TYPE_CHECKING:
     from profiles import Profile
@@ -282,15 +284,13 @@ def _peaks(profile: Profile) -> str:
 
 def help_of(verb: str) -> str:
     """`sdk VERB --help`, in a width that does not depend on the terminal."""
-    environment = {**os.environ, "COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1"}
-    found = subprocess.run(
-        [sys.executable, "-m", "sdk", *verb.split(), "--help"],
-        check=True,
-        capture_output=True,
-        text=True,
-        env=environment,
-    )
-    body = "\n".join(line.rstrip() for line in found.stdout.strip().splitlines())
+    from sdk.cli.app import run
+
+    shown = io.StringIO()
+    width = mock.patch.dict(os.environ, {"COLUMNS": "100", "NO_COLOR": "1"})
+    with width, contextlib.redirect_stdout(shown):
+        run([*verb.split(), "--help"])
+    body = "\n".join(line.rstrip() for line in shown.getvalue().strip().splitlines())
     return f"## `sdk {verb}`\n\n```text\n{body}\n```\n"
 
 

@@ -229,6 +229,7 @@ def test_json_of_the_looking_verbs_is_json(capsys: pytest.CaptureFixture[str]) -
         assert json.loads(capsys.readouterr().out) is not None
 
 
+@pytest.mark.slow
 def test_a_detected_profile_can_be_used_as_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

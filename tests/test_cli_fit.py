@@ -73,6 +73,7 @@ def test_a_fit_that_is_better_is_kept_and_another_is_named(
     assert parse(out.read_text(), str(out)).fitted == (_block("openvino"),)
 
 
+@pytest.mark.slow
 def test_where_no_fit_is_better_nothing_is_written(
     judged: list[Judged], capsys: Any, tmp_path: Path
 ) -> None:

@@ -121,6 +121,7 @@ def test_show_draws_and_prints_the_file_and_json(capsys: pytest.CaptureFixture[s
     assert json.loads(capsys.readouterr().out)["engines"]["gpu"]["peak"]["f16"]["value"] == 65100
 
 
+@pytest.mark.slow
 def test_host_is_no_intel_machine_on_arm(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

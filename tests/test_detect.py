@@ -40,6 +40,7 @@ def _again(profile: Profile) -> Profile:
     return dataclasses.replace(parse(text, "again.toml"), origin=profile.origin)
 
 
+@pytest.mark.slow
 @on_x86
 def test_this_machine_is_measured_once_and_matches_itself(tmp_path: Path) -> None:
     first = detect("intel", tmp_path)

@@ -108,6 +108,7 @@ def test_whatever_a_device_says_it_is_no_operator_is_in_its_way(
     assert len(hardware_of(device)) <= 100
 
 
+@pytest.mark.slow
 @given(PRINTS)
 def test_a_device_makes_no_hardware_name_up(device: Fingerprint) -> None:
     from profiles import all_profiles

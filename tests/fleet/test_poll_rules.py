@@ -296,7 +296,7 @@ class Polls(RuleBasedStateMachine):
             self.device[found.assign] = ("RECEIVED", 1)
 
 
-TestPolls = Polls.TestCase
+TestPolls = pytest.mark.slow(Polls.TestCase)
 TestPolls.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
 
 

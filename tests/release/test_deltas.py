@@ -107,6 +107,7 @@ def test_weights_that_moved_a_little_take_planes(tmp_path: Path) -> None:
     assert made.delta.algo == "planes-zstd"
 
 
+@pytest.mark.slow
 def test_content_that_shifted_takes_a_patch(tmp_path: Path) -> None:
     # More than the tables of zstd's level would cover by themselves.
     old = np.random.default_rng(4).bytes(13 << 20)
