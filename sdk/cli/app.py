@@ -13,6 +13,7 @@ from agent.errors import SlipwayError
 from agent.files import storage_error
 from sdk import __version__
 from sdk.cli import build, fit, fleet, init, keys, look, profiles, release, report, variants
+from sdk.cli.missing import as_missing
 
 _INTERRUPTED = 130
 
@@ -76,6 +77,9 @@ def run(arguments: list[str]) -> int:
         code = _INTERRUPTED
     except typer.Exit as request:
         return request.exit_code
+    except ModuleNotFoundError as error:
+        lacking = as_missing(error)
+        return _bug(debug=debug) if lacking is None else _say(lacking, debug=debug)
     except Exception as error:  # noqa: BLE001  the one place where a bug ends
         return _usage(error) if hasattr(error, "format_message") else _bug(debug=debug)
     if code == _INTERRUPTED:  # typer makes this of Ctrl-C itself, and says nothing

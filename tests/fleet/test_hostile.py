@@ -446,9 +446,10 @@ def test_a_link_that_leads_out_of_the_repository_is_not_followed(
 
 
 RANGES = {
-    "bytes=0-3": 206, "bytes=-3": 206, "bytes=2-": 206, "bytes=0-1,3-4": 206,
-    "bytes=999999999-": 416, "bytes=5-2": 400, "bytes=x": 400, "lines=0-3": 400,
-    "bytes=" + "0-1," * 5000 + "0-1": None,
+    "bytes=0-3": 206, "bytes=-3": 206, "bytes=2-": 206, "bytes=9-9": 206, "bytes=0-99": 206,
+    "bytes=999999999-": 416, "bytes=5-2": 400, "bytes=x": 400, "lines=0-3": 400, "bytes=": 400,
+    "bytes=-": 400, "bytes=0-1,3-4": 400, "bytes=" + "0-1," * 5000 + "0-1": 400,
+    "bytes=" + "9" * 400 + "-": 400, "bytes=0x1-2": 400, "bytes=+1-2": 400, "bytes=1 - 2": 400,
 }  # fmt: skip
 
 
@@ -460,8 +461,10 @@ def test_ranges_are_taken_or_refused(client: Client, world: World) -> None:
         found = client.ask(
             "GET", f"/v1/repo/default/blobs/sha256/{'a' * 64}", headers={"Range": told}
         )
-        assert found.status == status or (status is None and found.status < 500), told
+        assert found.status == status, told
         assert len(found.content) < 1000
+        if status == 400:
+            assert found.json["error"]["code"] == "malformed", told
 
 
 NASTY = '=cmd()|\' /C calc\'!A0\r\n{"level": "error"}\x1b[2J\u202e\u2028<script>\x00'

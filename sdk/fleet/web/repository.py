@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import stat
 from pathlib import Path
+from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Header
 from fastapi.responses import FileResponse
 from starlette.responses import Response
 
@@ -23,6 +24,8 @@ _SERVED = (
     (re.compile(r"metadata/timestamp\.json"), "no-cache"),
 )
 """What is served of the folder, and for how long it may be kept."""
+_RANGE = re.compile(r"bytes=(?:([0-9]{1,16})-([0-9]{0,16})|-[0-9]{1,16})")
+"""One piece at a time: nobody who fetches needs more, and whoever floods does."""
 
 
 router = APIRouter(prefix="/v1/repo", tags=["repository"])
@@ -39,12 +42,31 @@ router = APIRouter(prefix="/v1/repo", tags=["repository"])
     },
 )
 @router.head("/{tenant}/{path:path}", include_in_schema=False)
-def file(server: Desk, tenant: str, path: str) -> Response:
+def file(
+    server: Desk, tenant: str, path: str, part: Annotated[str | None, Header(alias="Range")] = None
+) -> Response:
     """A file of a TUF repository: metadata, a manifest or a blob."""
+    _check_range(part)
     own = server.tenants.get(tenant)
     if own is None:
         raise _missing(tenant, path)
     return _file(own.folder, tenant, path)
+
+
+def _check_range(asked: str | None) -> None:
+    """Whether that names a part of a file; Starlette would refuse it in a form of its own.
+
+    Raises:
+        RefusedError: it cannot.
+    """
+    found = _RANGE.fullmatch(asked or "bytes=0-")
+    if found is None or (found[2] and int(found[1]) > int(found[2])):
+        raise RefusedError(
+            "malformed",
+            f"There is no part {str(asked)[:80]!r} of a file.",
+            cause="One part is sent at a time.",
+            remedy="Ask for one: Range: bytes=0-1023",
+        )
 
 
 def _file(folder: Path, tenant: str, path: str) -> Response:
