@@ -165,19 +165,3 @@ def named(folder: Path) -> str | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return told if isinstance(told, str) and told else None
-
-
-def boot_id(root: Path = Path("/")) -> str:
-    """Changes with every start of the device; empty where the system does not tell."""
-    try:
-        return (root / "proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
-
-
-def uptime_s() -> float:
-    """Since the device was started, its sleep included."""
-    import time
-
-    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-    return time.clock_gettime(clock)

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,8 +89,19 @@ class Child:
         """The process, which is also its group."""
         return self._process.pid
 
-    def ask(self, message: Mapping[str, Any], *, time_limit_s: float) -> dict[str, Any]:
+    def ask(
+        self,
+        message: Mapping[str, Any],
+        *,
+        time_limit_s: float,
+        on_event: Callable[[Mapping[str, Any]], None] | None = None,
+    ) -> dict[str, Any]:
         """Send a message and wait for the answer.
+
+        Args:
+            message: a verb and its arguments.
+            time_limit_s: the answer comes within this.
+            on_event: is told what the child says before, as lines `{"event": ...}`.
 
         Raises:
             ChildError: it ended, did not answer in time, used more memory than the limit, or
@@ -98,7 +109,11 @@ class Child:
         """
         with contextlib.suppress(BrokenPipeError):  # it has ended: the answer says how
             os.write(self._questions, json.dumps(message).encode() + b"\n")
-        answer = self._answer(str(message["verb"]), time_limit_s)
+        deadline = time.monotonic() + time_limit_s
+        answer = self._answer(str(message["verb"]), time_limit_s, deadline)
+        while on_event is not None and "event" in answer:
+            on_event(answer["event"])
+            answer = self._answer(str(message["verb"]), time_limit_s, deadline)
         if "failed" in answer:
             kind: Kind = answer["failed"]
             raise ChildError(kind, str(from_record(answer["error"])), answer["error"])
@@ -133,9 +148,8 @@ class Child:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
 
-    def _answer(self, verb: str, time_limit_s: float) -> dict[str, Any]:
+    def _answer(self, verb: str, time_limit_s: float, deadline: float) -> dict[str, Any]:
         memory_limit = self._memory_limit
-        deadline = time.monotonic() + time_limit_s
         while b"\n" not in self._pending:
             left = deadline - time.monotonic()
             if left <= 0:

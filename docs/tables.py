@@ -72,6 +72,14 @@ VERBS = (
     "fleet api-keys add",
     "fleet api-keys revoke",
     "fleet audit",
+    "hil list",
+    "hil add",
+    "hil probe",
+    "hil bench",
+    "hil verify",
+    "hil install",
+    "hil lock",
+    "hil unlock",
 )
 
 

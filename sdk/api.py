@@ -55,6 +55,8 @@ def build(
     objective: Objective = "latency",
     seed: int = 0,
     prefer: Literal["speed", "accuracy"] | None = None,
+    rig: str | None = None,
+    inventory: Path | None = None,
     on_event: OnEvent = ignore,
 ) -> Summary:
     """Build a project: the same as `sdk build`.
@@ -73,6 +75,8 @@ def build(
         seed: of the search's order among what is equally promising.
         prefer: `speed` allows a drop of 5 % where the project sets no limit on accuracy;
             `accuracy` allows at most 0.5 %, whatever the project says.
+        rig: prove on this rig of the inventory; without, on this machine.
+        inventory: `hil.toml`; without, the one here or above, else the user's own.
         on_event: called with each `sdk.events.Event`; a `warning` where the finished build could
             not be added to the history.
 
@@ -84,6 +88,8 @@ def build(
         targets=tuple(targets),
         profiles=tuple(profiles),
         limits=checked,
+        rig=rig,
+        inventory=inventory,
         out=Path(out),
         jobs=jobs,
         fresh=fresh,
@@ -112,7 +118,7 @@ def bench(variant: str | Path, *, seconds: float = 3.0) -> Measurement:
         ToolchainError: it cannot be loaded or run here.
     """
     folder = Path(variant)
-    with _opt_inputs(folder) as inputs:
+    with opt_inputs(folder) as inputs:
         return bench_one(folder, inputs=inputs, budget=Budget(seconds_per_contestant=seconds))
 
 
@@ -131,7 +137,7 @@ def compare(left: str | Path, right: str | Path, *, seconds: float = 3.0) -> Com
             cause="They are variants of different models.",
             remedy="Compare two variants of one model.",
         )
-    with _opt_inputs(first) as inputs:
+    with opt_inputs(first) as inputs:
         return compare_folders(
             first, second, inputs=inputs, budget=Budget(seconds_per_contestant=seconds)
         )
@@ -238,7 +244,7 @@ def _summary_file(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _opt_inputs(variant: Path) -> Iterator[Path]:
+def opt_inputs(variant: Path) -> Iterator[Path]:
     """The golden inputs at the dims' `opt` sizes: what a build measures with, too."""
     signature = read_record(variant).signature
     samples = StoredSamples(golden_file(variant))

@@ -13,9 +13,11 @@ import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from agent.errors import LimitError, ToolchainError
+from agent.errors import LimitError, ToolchainError, UsageError
 from agent.identity import fingerprint
+from agent.manifest import Fingerprint
 from sdk.accepted import with_regressions
 from sdk.assign import assign
 from sdk.cache import Cache
@@ -45,6 +47,9 @@ from sdk.workers import Workers
 from targets import target, toolchain, toolchain_names
 from targets.interface import Request
 
+if TYPE_CHECKING:
+    from sdk.rig_bench import RigBench
+
 
 def build(project_path: Path, options: Options, on_event: OnEvent) -> Summary:
     """Build a project for all its targets and profiles.
@@ -58,10 +63,15 @@ def build(project_path: Path, options: Options, on_event: OnEvent) -> Summary:
     cache = Cache(cache_folder())
     cache.sweep()
     assignments = assign(project, options, cache_folder())
-    device = fingerprint()
     workers = Workers(cache_folder())
-    with Output.locked(options.out, project.model.name) as output, _stopping(workers):
-        runner = Runner(project, cache, workers, device, fresh=options.fresh, on_event=on_event)
+    with (
+        Output.locked(options.out, project.model.name) as output,
+        _stopping(workers),
+        _rig(options, assignments, on_event) as (rig, device),
+    ):
+        runner = Runner(
+            project, cache, workers, device, fresh=options.fresh, on_event=on_event, rig=rig
+        )
         captured = capture(runner)
         _foresee(assignments, captured, runner)
         planned = [_planned(project, item, captured, runner, options) for item in assignments]
@@ -272,6 +282,33 @@ def _result(
         captured,
         item.limits.get("accuracy_drop"),
     )
+
+
+@contextlib.contextmanager
+def _rig(
+    options: Options, assignments: Sequence[Assignment], on_event: OnEvent
+) -> Iterator[tuple[RigBench | None, Fingerprint]]:
+    """Where variants are run: a rig and what it is, or this machine."""
+    if options.rig is None:
+        yield None, fingerprint()
+        return
+    from sdk.rigs import bench_for  # with it comes SSH
+
+    if len(assignments) != 1:
+        names = ", ".join(item.profile.name for item in assignments)
+        raise UsageError(
+            f"A rig is one device, and this build is for {len(assignments)} profiles: {names}.",
+            cause="sdk.toml names several targets.",
+            remedy=f"Name one: sdk build --target TARGET --rig {options.rig}",
+        )
+
+    def say(line: str) -> None:
+        on_event(Event(kind="step", message=line))
+
+    with contextlib.closing(bench_for(options.rig, options.inventory, say)) as rig:
+        device = rig.device()
+        rig.check(assignments[0].profile, device)
+        yield rig, device
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from agent.manifest import Floor, parse
 from agent.sessions import load
 from agent.variant import read_record
 from sdk.prove import Agreement, as_called, check_agreement
+from sdk.recorded import RecordedSession
 from sdk.samples import StoredSamples
 
 
@@ -24,8 +25,15 @@ class GoldenCheck:
     max_abs: float | None
 
 
-def check_golden(variant: Path, golden: Path) -> GoldenCheck:
+def check_golden(
+    variant: Path, golden: Path, session: RecordedSession | None = None
+) -> GoldenCheck:
     """Run the golden inputs and hold the answers against the manifest's floors.
+
+    Args:
+        variant: its folder.
+        golden: the model's golden data.
+        session: what was answered on a rig; without, the variant is loaded here.
 
     Raises:
         VerificationError: an output agrees less than its floor, or the manifest does not list it.
@@ -33,8 +41,8 @@ def check_golden(variant: Path, golden: Path) -> GoldenCheck:
     record = read_record(variant)
     floors = _floors(golden.parent / "manifest.json", record.id)
     samples = StoredSamples(golden)
-    with load(variant) as session:
-        agreements, max_abs = check_agreement(session, as_called(samples, record))
+    with session or load(variant) as opened:
+        agreements, max_abs = check_agreement(opened, as_called(samples, record))
     for floor in floors:
         found = next((a.value for a in agreements if a.output == floor.output), 0.0)
         if found * 1_000_000 < floor.min_ppm:

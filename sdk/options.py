@@ -18,6 +18,10 @@ class Options:
     profiles: tuple[str, ...] = ()
     """`NAME` or `TARGET=NAME`; `host` is this machine."""
     limits: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    rig: str | None = None
+    """Prove on this rig of the inventory; None: on this machine."""
+    inventory: Path | None = None
+    """`hil.toml`; None: the one here or above, else the user's own."""
     out: Path = Path("build")
     jobs: int = 1
     fresh: bool = False

@@ -22,12 +22,13 @@ from agent.manifest import Fingerprint, match
 from agent.metrics import agreement, metric
 from agent.sessions import CheckedSession, load
 from agent.tensors import Array
-from agent.variant import VariantRecord
+from agent.variant import VariantRecord, read_record
 from profiles import Profile
 from sdk.capture.golden import is_at_opt
 from sdk.isolation import user_imports
 from sdk.limits import Evidence
 from sdk.project_reader import load_project
+from sdk.recorded import RecordedSession
 from sdk.samples import Sample, StoredSamples
 from sdk.scoring import score_by_function
 from targets.interface import Recipe
@@ -119,14 +120,15 @@ def evaluate(payload: dict[str, Any], out: Path) -> dict[str, Any]:
     """The step: run the variant in `payload["variant"]` against what capture recorded.
 
     Args:
-        payload: {variant, check_as, captured, project, metric, splits}; `variant` and `captured`
-            are folders, `check_as` the format to load it as for a check, None to load it as what
-            it is, `metric` capture's record or None, `splits` those to score.
+        payload: {variant, check_as, captured, project, metric, splits, answers}; `variant` and
+            `captured` are folders, `check_as` the format to load it as for a check, None to load
+            it as what it is, `metric` capture's record or None, `splits` those to score; `answers`
+            is None, or {questions, answers, placement} of a rig where it ran.
         out: not used: the result is all there is.
     """
     del out
     captured = Path(payload["captured"])
-    with load(payload["variant"], payload["check_as"]) as session:
+    with _session(payload) as session:
         samples = as_called(StoredSamples(captured / "golden.safetensors"), session.record)
         golden, max_abs = check_agreement(session, samples)
         scores, sqnr_db = None, None
@@ -139,6 +141,19 @@ def evaluate(payload: dict[str, Any], out: Path) -> dict[str, Any]:
             "scores": scores,
             "placement": session.placement(),
         }
+
+
+def _session(payload: Mapping[str, Any]) -> CheckedSession | RecordedSession:
+    """The variant, loaded here; or what a rig answered for it."""
+    answered = payload["answers"]
+    if answered is None:
+        return load(payload["variant"], payload["check_as"])
+    return RecordedSession(
+        read_record(Path(payload["variant"])),
+        Path(answered["questions"]),
+        Path(answered["answers"]),
+        answered["placement"],
+    )
 
 
 def as_called(samples: StoredSamples, record: VariantRecord) -> Iterator[Sample]:
@@ -166,7 +181,7 @@ def as_called(samples: StoredSamples, record: VariantRecord) -> Iterator[Sample]
 
 
 def check_agreement(
-    session: CheckedSession, samples: Iterable[Sample]
+    session: CheckedSession | RecordedSession, samples: Iterable[Sample]
 ) -> tuple[list[Agreement], float | None]:
     """The worst agreement of each output over the samples, and the largest difference.
 
@@ -199,7 +214,7 @@ def _max_abs(output: Array, reference: Array) -> float:
 
 
 def _score(
-    session: CheckedSession, captured: Path, payload: Mapping[str, Any]
+    session: CheckedSession | RecordedSession, captured: Path, payload: Mapping[str, Any]
 ) -> tuple[dict[str, list[float]], float | None]:
     splits = {
         split: StoredSamples(captured / f"{split}.safetensors") for split in payload["splits"]
@@ -224,7 +239,7 @@ def _score(
     return scores, noise.sqnr_db()
 
 
-def _pooled_sqnr(session: CheckedSession, samples: StoredSamples) -> float | None:
+def _pooled_sqnr(session: CheckedSession | RecordedSession, samples: StoredSamples) -> float | None:
     noise = Noise()
     for sample in samples:
         noise.add(session.run(sample.inputs), sample.outputs)

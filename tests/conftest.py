@@ -22,6 +22,7 @@ PURE = (
     *("assignment", "config", "delta", "judge", "ladder", "names", "shim", "strain", "vectors"),
     *("deltas", "keystore", "states", "trial_count"),
     *("rollout", "claims", "poll_rules", "enrolment_rules", "fits", "figures"),
+    "inventory",
 )
 """Of the tests of updates, those that are over at once: `make check` has them too."""
 
@@ -30,7 +31,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what makes a device or a repository for each test: by its folder, so none is forgotten."""
     for item in items:
         folder, name = item.path.parent.name, item.path.stem.removeprefix("test_")
-        if folder in ("updates", "release", "crash", "conformance", "fleet") and name not in PURE:
+        if (
+            folder in ("updates", "release", "crash", "conformance", "fleet", "hil")
+            and name not in PURE
+        ):
             item.add_marker(pytest.mark.device)
 
 

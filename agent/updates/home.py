@@ -16,9 +16,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
+from agent.boot import boot_id, uptime_s
 from agent.codec import canonical
 from agent.config import Config
-from agent.device import Device, boot_id, device_of, uptime_s
+from agent.device import Device, device_of
 from agent.errors import StorageError, UsageError
 from agent.files import make_folders, remove_tree, storage_error, storage_errors
 from agent.identity import fingerprint

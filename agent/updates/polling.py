@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from agent.device import boot_id, has_successor
+from agent.boot import boot_id
+from agent.device import has_successor
 from agent.errors import NetworkError, SlipwayError
 from agent.identity import fingerprint_digest
 from agent.local import plain

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from agent.boot import boot_id
 from agent.codec import encode
 from agent.config import Config
-from agent.device import boot_id, device_without_name, key_fingerprint, named
+from agent.device import device_without_name, key_fingerprint, named
 from agent.errors import SlipwayError, VerificationError
 from agent.formats import formats
 from agent.identity import fingerprint

@@ -12,7 +12,7 @@ import typer
 from agent.errors import SlipwayError
 from agent.files import storage_error
 from sdk import __version__
-from sdk.cli import build, fit, fleet, init, keys, look, profiles, release, report, variants
+from sdk.cli import build, fit, fleet, hil, init, keys, look, profiles, release, report, variants
 from sdk.cli.missing import as_missing
 
 _INTERRUPTED = 130
@@ -45,6 +45,7 @@ app.command("assign", epilog=release.ASSIGN_EXAMPLE)(release.assign)
 app.command("revoke", epilog=release.REVOKE_EXAMPLE)(release.revoke)
 app.add_typer(release.repo_app, name="repo")
 app.add_typer(fleet.fleet_app, name="fleet")
+app.add_typer(hil.hil_app, name="hil")
 
 
 def _show_version(value: bool) -> None:  # noqa: FBT001  typer's callback form

@@ -37,6 +37,12 @@ def build(
     jobs: Annotated[
         int, typer.Option("--jobs", "-j", min=1, help="Lowerings side by side; measuring is alone.")
     ] = 1,
+    rig: Annotated[
+        str | None, typer.Option("--rig", help="Prove on this rig: sdk hil list.")
+    ] = None,
+    inventory: Annotated[
+        Path | None, typer.Option("--inventory", help="Of the rigs; otherwise hil.toml.")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 if unproven.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ignore the cache.")] = False,
     prune: Annotated[
@@ -75,6 +81,10 @@ def build(
     from sdk import api, conductor
     from sdk.options import Options
 
+    if rig is not None:
+        from sdk.rigs import asked_of
+
+        target, profile = asked_of(rig, inventory, target, profile)
     budget_s = None if budget is None else seconds(budget)
     least = _objective(objective)
     prefer = _preference(speed=speed, accuracy=accuracy)
@@ -106,6 +116,8 @@ def build(
             objective=least,
             seed=seed,
             prefer=prefer,
+            rig=rig,
+            inventory=inventory,
             on_event=on_event,
         )
     if json:

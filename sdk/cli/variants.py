@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sdk.cli.output import err_console, out_console, print_json
+
+if TYPE_CHECKING:
+    from agent.bench import Measurement
+    from sdk.golden_check import GoldenCheck
 
 BENCH_EXAMPLE = "Example: sdk bench build/digits/intel-host/chosen"
 VERIFY_EXAMPLE = "Example: sdk verify build/digits/intel-host/chosen"
@@ -27,8 +31,13 @@ def bench(variant: Variant, seconds: Seconds = 3.0, json: Json = False) -> None:
     if json:
         print_json(found)
         return
+    out_console().print("\n".join(measured(found)), markup=False)
+
+
+def measured(found: Measurement) -> list[str]:
+    """A measurement, as lines."""
     latency = found.latency_ms
-    lines = [
+    return [
         f"p50 {latency.p50:.3f} ms (95 % bounds {latency.low:.3f} to {latency.high:.3f})",
         f"{latency.n} runs, {'stable' if latency.stable else 'NOT stable'}",
         *(f"{name} {value:.3f} ms" for name, value in _quantiles(latency)),
@@ -38,7 +47,6 @@ def bench(variant: Variant, seconds: Seconds = 3.0, json: Json = False) -> None:
         f"memory over the loaded runtime: {_mib(found.memory_increment_bytes)}",
         *found.notes,
     ]
-    out_console().print("\n".join(lines), markup=False)
 
 
 def _quantiles(latency: object) -> list[tuple[str, float]]:
@@ -65,6 +73,11 @@ def verify(variant: Variant, json: Json = False) -> None:
     if json:
         print_json(found)
         return
+    show_check(found)
+
+
+def show_check(found: GoldenCheck) -> None:
+    """Print how well each output agreed."""
     floors = {floor.output: floor.min_ppm / 1e6 for floor in found.floors}
     console = out_console()
     console.print(f"{found.id}: {found.samples} golden samples", markup=False)

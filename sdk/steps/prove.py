@@ -18,6 +18,7 @@ from sdk.foresight import rules_of
 from sdk.prove import Evaluation, Report, evidence, proves_numerics, runnable_as
 from sdk.result import Accuracy, Result
 from sdk.samples import FINAL, SELECTION
+from sdk.steps.answers import on_rig
 from sdk.steps.capture import Captured
 from sdk.steps.lower import Lowering
 from sdk.steps.runner import Runner, own_code_digest
@@ -173,7 +174,13 @@ def _evaluated(
             "project": str(runner.project.root),
             "metric": captured.metric,
             "splits": list(splits),
+            "answers": None,
         }
+        if runner.rig is not None:
+            answered = on_rig(runner, recipe, lowering, check_as, captured, splits)
+            if isinstance(answered, StepFailure):
+                return answered
+            payload["answers"] = answered
         with runner.workers.busy():
             outcome, folder, _ = runner.run(
                 "evaluate", payload, runner.limits_for(recipe.toolchain), f"checking {recipe.name}"
@@ -266,15 +273,22 @@ def _contest(
         folder = runner.cache.work_folder()
         runner.say("start", "measuring " + _told(len(contestants)))
         started = time.monotonic()
-        with runner.workers.quiet():
-            found = contest(
-                [Contestant(name, _folder(lowering)) for name, lowering in contestants.items()],
-                inputs=inputs,
-                budget=budget,
-                log_folder=folder,
-                time_limit_s=TURN_LIMIT_S,
-                race=race,
-            )
+        folders = {name: _folder(lowering) for name, lowering in contestants.items()}
+        if runner.rig is not None:
+            found = runner.rig.contest(
+                folders, inputs=inputs, budget=budget, race=race, turn_limit_s=TURN_LIMIT_S,
+                workers=runner.workers,
+            )  # fmt: skip
+        else:
+            with runner.workers.quiet():
+                found = contest(
+                    [Contestant(name, path) for name, path in folders.items()],
+                    inputs=inputs,
+                    budget=budget,
+                    log_folder=folder,
+                    time_limit_s=TURN_LIMIT_S,
+                    race=race,
+                )
         record = {
             name: {"failed": isinstance(item, Failure), "found": encode(item)}
             for name, item in found.items()

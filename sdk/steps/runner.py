@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent.codec import decode
 from agent.files import sha256_of
@@ -21,6 +21,9 @@ from sdk.project import Project
 from sdk.workers import Limits, StepFailure, Workers
 from targets import toolchain, toolchain_names
 from targets.interface import Availability
+
+if TYPE_CHECKING:
+    from sdk.rig_bench import RigBench
 
 Made = TypeVar("Made")
 
@@ -37,7 +40,10 @@ class Runner:
         *,
         fresh: bool,
         on_event: OnEvent,
+        rig: RigBench | None = None,
     ) -> None:
+        """`device` is what runs variants: this machine, or the rig where there is one."""
+        self.rig = rig
         self.project = project
         self.cache = cache
         self.workers = workers

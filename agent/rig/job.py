@@ -1,0 +1,211 @@
+"""One run on a rig, in a process of its own: the answers of a variant, a contest, or a look around.
+
+Whatever a vendor's runtime does here, the runner sees a typed end: it answered, it failed, it
+crashed, it hung, it ate the memory. What it prints goes to a log.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from agent.codec import decode, encode
+from agent.errors import SlipwayError, ToolchainError, to_record
+from agent.processes import die_with, serve
+
+Tell = Callable[[Mapping[str, Any]], None]
+_TOLD_S = 1.0
+
+
+def main(parent: str, questions: str, answers: str) -> None:
+    """Answer the runner that started this."""
+    die_with(int(parent))
+
+    def tell(event: Mapping[str, Any]) -> None:
+        os.write(int(answers), json.dumps({"event": dict(event)}).encode() + b"\n")
+
+    verbs = {
+        "answer": lambda **asked: answer(tell=tell, **asked),
+        "contest": lambda **asked: measure(tell=tell, **asked),
+        "look": look,
+        "probe": probe,
+        "install": install,
+    }
+    serve(verbs, questions=int(questions), answers=int(answers))
+
+
+def answer(
+    *, tell: Tell, variant: str, questions: str, out: str, check_as: str | None
+) -> dict[str, Any]:
+    """Run a variant on every input of a file; its outputs go to another, in the same order.
+
+    Args:
+        tell: is told how many were answered.
+        variant: its folder.
+        questions: safetensors with keys `<nnnnn>/in/<name>`.
+        out: safetensors with keys `<nnnnn>/out/<name>`.
+        check_as: a format that runs its file on any CPU, or None.
+
+    Returns:
+        {count, placement, seconds}
+    """
+    from agent.sessions import load
+    from agent.tensors import TensorWriter, read_tensors
+
+    samples: dict[str, dict[str, Any]] = {}
+    for key, array in read_tensors(Path(questions)).items():
+        index, _, rest = key.partition("/")
+        if rest.startswith("in/"):
+            samples.setdefault(index, {})[rest[len("in/") :]] = array
+    began = told = time.monotonic()
+    with load(variant, check_as) as session, TensorWriter(Path(out)) as writer:
+        for number, (index, inputs) in enumerate(samples.items()):
+            for name, array in session.run(inputs).items():
+                writer.add(f"{index}/out/{name}", array)
+            if time.monotonic() - told > _TOLD_S:
+                told = time.monotonic()
+                tell({"event": "answered", "count": number + 1, "of": len(samples)})
+        placement = session.placement()
+    return {
+        "count": len(samples),
+        "placement": placement,
+        "seconds": time.monotonic() - began,
+    }
+
+
+def measure(
+    *,
+    tell: Tell,
+    contestants: Mapping[str, str],
+    inputs: str,
+    logs: str,
+    budget: Mapping[str, Any],
+    race: Mapping[str, Any] | None,
+    time_limit_s: float,
+    memory_limit_mib: int | None,
+) -> dict[str, Any]:
+    """A contest of some variants: name -> folder.
+
+    Returns:
+        {found: name -> {failed, found}, throttled: what the machine slowed down by, or nothing}
+    """
+    from agent.bench import Budget, Contestant, Failure, Race, contest
+    from agent.rig.quiet import Throttle, with_throttling
+
+    throttle = Throttle()
+    found = contest(
+        [Contestant(name, Path(folder)) for name, folder in contestants.items()],
+        inputs=Path(inputs),
+        log_folder=Path(logs),
+        budget=decode(Budget, dict(budget)),
+        time_limit_s=time_limit_s,
+        memory_limit_mib=memory_limit_mib,
+        on_event=lambda event: tell(event) if event["event"] != "window" else None,
+        race=None if race is None else decode(Race, dict(race)),
+    )
+    throttled = throttle.told()
+    return {
+        "found": {
+            name: {
+                "failed": isinstance(one, Failure),
+                "found": encode(
+                    one if isinstance(one, Failure) else with_throttling(one, throttled)
+                ),
+            }
+            for name, one in found.items()
+        },
+        "throttled": throttled,
+    }
+
+
+def look() -> dict[str, Any]:
+    """What this machine is, by the Python that has the runtimes: {fingerprint}."""
+    from agent.identity import fingerprint
+
+    return {"fingerprint": encode(fingerprint())}
+
+
+def probe() -> dict[str, Any]:
+    """What this machine is, and which runtimes work: name -> version, or why it does not.
+
+    Returns:
+        {fingerprint, conditions, runtimes}; a runtime is {version, error}, one of them None.
+    """
+    from agent.formats import formats
+    from agent.identity import conditions_now
+
+    runtimes: dict[str, dict[str, Any]] = {}
+    for name in formats():
+        try:
+            runtimes[name] = {"version": _version(name), "error": None}
+        except SlipwayError as error:
+            runtimes[name] = {"version": None, "error": to_record(error)}
+        except ImportError as error:  # numpy itself
+            told = SlipwayError(
+                f"{error}.", cause="numpy is not installed.", remedy="pip install numpy"
+            )
+            runtimes[name] = {"version": None, "error": to_record(told)}
+    return {
+        **look(),
+        "conditions": dataclasses.asdict(conditions_now()),
+        "runtimes": runtimes,
+    }
+
+
+def install(*, wheels: str, home: str, packages: Sequence[str]) -> dict[str, Any]:
+    """Make an environment of the rig's own, and install into it from wheels that were pushed.
+
+    Returns:
+        {installed: what pip says is there now}
+
+    Raises:
+        ToolchainError: its Python cannot make one, or the wheels are not for it.
+    """
+    python = own_python(Path(home))
+    if not python.is_file():
+        _run([sys.executable, "-m", "venv", str(python.parents[1])], "make an environment")
+    pip = [str(python), "-m", "pip", "--disable-pip-version-check"]
+    _run([*pip, "install", "--no-index", "--find-links", wheels, *packages], "install the wheels")
+    return {"installed": _run([*pip, "list", "--format=freeze"], "look").split()}
+
+
+def own_python(home: Path) -> Path:
+    """The Python of the environment that `install` makes."""
+    return home / "venv" / "bin" / "python"
+
+
+def _run(command: Sequence[str], what: str) -> str:
+    found = subprocess.run(
+        command, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, errors="replace",
+    )  # fmt: skip
+    print(found.stdout, flush=True)  # noqa: T201  into the run's log
+    if found.returncode:
+        words = " | ".join(line for line in found.stdout.splitlines() if line.strip())[-400:]
+        raise ToolchainError(
+            f"The rig cannot {what}: {words}",
+            cause="Debian's python3-venv is not installed there, or the wheels are for another "
+            f"Python than {sys.version_info[0]}.{sys.version_info[1]} on {platform.machine()}.",
+            remedy="Install it; pip download --platform gets wheels for another machine.",
+        )
+    return found.stdout
+
+
+def _version(name: str) -> str | None:
+    import importlib.metadata
+
+    from agent import sessions
+
+    sessions.import_runtime(name)
+    try:
+        return importlib.metadata.version(sessions.session_module(name).PACKAGE)
+    except importlib.metadata.PackageNotFoundError:
+        return None

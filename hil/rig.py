@@ -1,0 +1,358 @@
+"""A rig while it is reached: ask for a lease, push files, run, fetch.
+
+What is asked goes out as JSON lines, and answers come back in any order (`agent.rig.serve` is the
+other end). Whatever ends the line ends every question with a `LinkLostError`, and the rig's half
+ends its run by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from agent.errors import NetworkError, SlipwayError, StorageError, UsageError, from_record
+from agent.files import CHUNK_BYTES
+from agent.rig.bootstrap import HELLO
+from hil.bundle import bootstrap, bundle
+from hil.line import Line
+
+BEAT_S = 5.0
+ANSWER_S = 30.0
+"""A rig that answers nothing for so long is lost."""
+_NOISE_BYTES = 64 << 10
+"""What a login may say before the runner speaks."""
+OnEvent = Callable[[Mapping[str, Any]], None]
+OnProgress = Callable[[int, int], None]
+
+
+class LinkLostError(NetworkError):
+    """The line to a rig ended, or the rig does not answer."""
+
+
+class Rig:
+    """One rig, over one line. A context manager: with its end others may have the rig."""
+
+    def __init__(self, name: str, line: Line, folder: str) -> None:
+        """Start the runner there; its code is sent unless it is there.
+
+        Args:
+            name: for messages.
+            line: where a Python reads a program: its length in a line, then itself.
+            folder: on the rig.
+
+        Raises:
+            LinkLostError: nobody answers.
+            UsageError: its Python is too old.
+            StorageError: its folder cannot be written.
+        """
+        self.name = name
+        self._line = line
+        self._numbers = itertools.count(1)
+        self._writing = threading.Lock()
+        self._guard = threading.Condition()
+        self._answers: dict[int, tuple[dict[str, Any], bytes]] = {}
+        self._events: dict[int, OnEvent] = {}
+        self._lost: str | None = None
+        self._over = threading.Event()
+        self._token = 0
+        try:
+            self._begin(folder)
+        except BaseException:
+            line.close()
+            raise
+        for work in (self._read, self._beat):
+            threading.Thread(target=work, daemon=True).start()
+        self.hello: dict[str, Any] = self._asked("hello")
+
+    def __enter__(self) -> Rig:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the rig back."""
+        self._over.set()
+        self._line.close()
+
+    @property
+    def boot_id(self) -> str:
+        """Another one after each start of the rig."""
+        return str(self.hello["boot_id"])
+
+    def lease(self, who: str, on_wait: Callable[[str], None], *, wait_s: float | None) -> list[str]:
+        """Have the rig for this client alone, once it is its turn.
+
+        Args:
+            who: for others: user@host and what for.
+            on_wait: is told whom it waits for, whenever that changes.
+            wait_s: how long at most; None for as long as it takes.
+
+        Returns:
+            What was cleaned up there that others had left.
+
+        Raises:
+            StorageError: somebody else has it, and the time is up.
+            UsageError: somebody has set it aside.
+        """
+        began, told = time.monotonic(), ""
+        while True:
+            found = self._asked("lease", name=who)
+            if found["token"] is not None:
+                self._token = int(found["token"])
+                return list(found["cleaned"])
+            line = f"{self.name}: {found['before']} before this one; {found['holder']} has it"
+            if line != told:
+                on_wait(line)
+                told = line
+            if wait_s is not None and time.monotonic() - began > wait_s:
+                self._asked("release")
+                raise StorageError(
+                    f"{found['holder']} has the rig {self.name}, and {wait_s:g} s are over.",
+                    cause="Another run is under way there.",
+                    remedy="Wait longer: --wait SECONDS; who has it tells: sdk hil list",
+                )
+            time.sleep(0.2)
+
+    def push(self, files: Mapping[str, Path], on_progress: OnProgress | None = None) -> int:
+        """Send files that are not there, each once: hash -> path; how many bytes went out.
+
+        Raises:
+            StorageError: they do not fit there.
+            LinkLostError: the line ended; what came is kept, and the next time goes on from there.
+        """
+        lengths = {sha256: path.stat().st_size for sha256, path in files.items()}
+        missing = self._asked("have", token=self._token, files=lengths)["missing"]
+        total = sum(lengths[sha256] - have for sha256, have in missing.items())
+        sent = 0
+
+        def progress(count: int) -> None:
+            nonlocal sent
+            sent += count
+            if on_progress is not None:
+                on_progress(sent, total)
+
+        for sha256, have in missing.items():
+            if not self._put(sha256, files[sha256], have, progress) and not self._put(
+                sha256, files[sha256], 0, progress
+            ):
+                raise StorageError(
+                    f"{files[sha256]} is another file than its name says: {sha256[:12]}.",
+                    cause="It was changed while it was sent, or a disk is failing.",
+                    remedy="Build again.",
+                )
+        return sent
+
+    def stage(self, name: str, files: Mapping[str, str]) -> None:
+        """Put a folder together there, of files that were pushed: relative path -> hash."""
+        self._asked("stage", token=self._token, name=name, files=dict(files))
+
+    def run(
+        self, kind: str, on_event: OnEvent | None = None, *, time_limit_s: float, **asked: Any
+    ) -> dict[str, Any]:
+        """Run something there: {outcome, run, found | message, ...}; see `agent.rig.job`.
+
+        Raises:
+            LinkLostError: the line ended in the middle; its process there is ended.
+        """
+        return self._asked(
+            "run", on_event=on_event, wait_s=None,
+            token=self._token, kind=kind, time_limit_s=time_limit_s, **asked,
+        )  # fmt: skip
+
+    def fetch(self, run: str, name: str, *, tail: bool = False) -> bytes:
+        """A file that a run left; of a log, its end."""
+        return self._answer_of("fetch", None, ANSWER_S * 10, run=run, name=name, tail=tail)[1]
+
+    def clean(self, keep_bytes: int | None = None) -> list[str]:
+        """Remove what was pushed, the longest unused first, down to so many bytes."""
+        found = self._asked("clean", token=self._token, keep_bytes=keep_bytes)
+        return list(found["cleaned"])
+
+    def set_aside(self, by: str, reason: str) -> None:
+        """Keep others off, until it is given back.
+
+        Raises:
+            UsageError: another one has.
+        """
+        self._asked("aside", by=by, reason=reason)
+
+    def give_back(self) -> bool:
+        """Let others have it again; whether it was set aside."""
+        return bool(self._asked("back")["was"])
+
+    def _begin(self, folder: str) -> None:
+        code, program = bundle(), bootstrap()
+        told = {"folder": folder, "sha256": code.sha256, "length": len(code.content)}
+        first = f"{len(program)}\n".encode() + program + json.dumps(told).encode() + b"\n"
+        stuck = threading.Timer(ANSWER_S, self._line.close)
+        stuck.start()
+        try:
+            self._line.write(first)
+            answer = self._hello_line()
+            if not answer.get("have") and "refused" not in answer:
+                self._line.write(code.content)
+        except OSError as error:
+            raise self._nobody(str(error)) from error
+        finally:
+            stuck.cancel()
+        _check_answer(self.name, answer)
+
+    def _hello_line(self) -> dict[str, Any]:
+        noise = b""
+        while len(noise) < _NOISE_BYTES:
+            line = self._line.readline()
+            if not line:
+                raise self._nobody("the line ended")
+            with contextlib.suppress(ValueError):
+                found = json.loads(line)
+                if isinstance(found, dict) and HELLO in found:
+                    return found
+            noise += line
+        raise self._nobody(f"it says {noise[:200]!r} and goes on")
+
+    def _nobody(self, why: str) -> LinkLostError:
+        words = self._line.last_words()
+        said = f" It said: {words[-300:]}" if words else ""
+        return LinkLostError(
+            f"No runner answers on the rig {self.name}: {why}.{said}",
+            cause="There is no Python of that name, or its shell says something else at login.",
+            remedy='Name the Python in the inventory: python = "/usr/bin/python3"',
+        )
+
+    def _put(self, sha256: str, path: Path, offset: int, progress: Callable[[int], None]) -> bool:
+        length = path.stat().st_size - offset
+        number = next(self._numbers)
+        head = {
+            "id": number, "verb": "put", "token": self._token, "sha256": sha256,
+            "offset": offset, "bytes": length,
+        }  # fmt: skip
+        with path.open("rb") as stream, self._writing:
+            stream.seek(offset)
+            self._write(json.dumps(head).encode() + b"\n")
+            while length:
+                chunk = stream.read(min(CHUNK_BYTES, length))
+                chunk = chunk or b"\0" * min(CHUNK_BYTES, length)  # it became shorter: found there
+                self._write(chunk)
+                length -= len(chunk)
+                progress(len(chunk))
+        return bool(self._wait(number, ANSWER_S * 4)[0]["whole"])
+
+    def _asked(
+        self, verb: str, *, on_event: OnEvent | None = None, wait_s: float | None = ANSWER_S,
+        **asked: Any,
+    ) -> dict[str, Any]:  # fmt: skip
+        return self._answer_of(verb, on_event, wait_s, **asked)[0]
+
+    def _answer_of(
+        self, verb: str, on_event: OnEvent | None, wait_s: float | None, **asked: Any
+    ) -> tuple[dict[str, Any], bytes]:
+        number = next(self._numbers)
+        if on_event is not None:
+            self._events[number] = on_event
+        with self._writing:
+            self._write(json.dumps({"id": number, "verb": verb, **asked}).encode() + b"\n")
+        try:
+            return self._wait(number, wait_s)
+        finally:
+            self._events.pop(number, None)
+
+    def _write(self, content: bytes) -> None:
+        try:
+            self._line.write(content)
+        except OSError as error:
+            self._lose(str(error) or type(error).__name__)
+            raise self._lost_error() from error
+
+    def _wait(self, number: int, wait_s: float | None) -> tuple[dict[str, Any], bytes]:
+        """The answer of that number; a run's may take as long as the rig says that it lives."""
+        until = None if wait_s is None else time.monotonic() + wait_s
+        with self._guard:
+            while number not in self._answers:
+                if self._lost is not None:
+                    raise self._lost_error()
+                left = 1.0 if until is None else until - time.monotonic()
+                if left <= 0:
+                    self._lost = f"it has not answered for {wait_s:g} s"
+                    raise self._lost_error()
+                self._guard.wait(min(left, 1.0))
+            answer, content = self._answers.pop(number)
+        if "error" in answer:
+            raise from_record(answer["error"])
+        return answer["result"], content
+
+    def _read(self) -> None:
+        """The thread that takes what comes."""
+        try:
+            while line := self._line.readline():
+                told = json.loads(line)
+                content = self._line.read(told["bytes"]) if "bytes" in told else b""
+                number = told["id"]
+                if "event" in told:
+                    self._tell(number, told["event"])
+                    continue
+                with self._guard:
+                    self._answers[number] = (told, content)
+                    self._guard.notify_all()
+        except (OSError, EOFError) as error:
+            self._lose(str(error) or type(error).__name__)
+        except (ValueError, LookupError, TypeError) as error:
+            self._lose(f"it says something that is no answer ({error})")
+        else:
+            self._lose("the line ended")
+
+    def _tell(self, number: int, event: Mapping[str, Any]) -> None:
+        on_event = self._events.get(number)
+        if on_event is not None:
+            on_event(event)
+
+    def _beat(self) -> None:
+        """The thread that says that this client lives, and hears whether the rig does."""
+        while not self._over.wait(BEAT_S):
+            try:
+                self._asked("beat")
+            except SlipwayError:
+                return
+
+    def _lose(self, why: str) -> None:
+        with self._guard:
+            self._lost = self._lost or why
+            self._guard.notify_all()
+
+    def _lost_error(self) -> LinkLostError:
+        words = "" if self._over.is_set() else self._line.last_words()
+        said = f" Its last words: {words[-300:]}" if words else ""
+        return LinkLostError(
+            f"The rig {self.name} is lost: {self._lost}.{said}",
+            cause="The network went down, or the rig was reset or switched off.",
+            remedy="Run it again: what was pushed is still there.",
+        )
+
+
+def _check_answer(name: str, answer: Mapping[str, Any]) -> None:
+    refused = answer.get("refused")
+    if refused == "python":
+        found = ".".join(map(str, answer["python"]))
+        raise UsageError(
+            f"The rig {name} has Python {found} at {answer['path']}; 3.10 or newer is needed.",
+            cause="Its system is older: JetPack 5 has Python 3.8.",
+            remedy='Install a newer one there, and name it in the inventory: python = "..."',
+        )
+    if refused is not None:
+        raise StorageError(
+            f"The rig {name} cannot use its folder {answer.get('folder')}: {answer['why']}.",
+            cause="The disk is full, or the folder belongs to another user.",
+            remedy='Free some space there, or name another one in the inventory: folder = "..."',
+        )

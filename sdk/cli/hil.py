@@ -1,0 +1,342 @@
+"""`sdk hil`: bench devices that are reached over SSH."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from agent.errors import SlipwayError, UsageError, VerificationError
+from sdk.cli.fleet_common import say, table
+from sdk.cli.output import err_console, out_console, print_json
+
+if TYPE_CHECKING:
+    from hil.inventory import Inventory, RigEntry
+
+LIST_EXAMPLE = "Example: sdk hil list"
+ADD_EXAMPLE = "Example: sdk hil add desk-orin nvidia@10.0.0.7 --profile jetson-orin-nano-super"
+PROBE_EXAMPLE = "Example: sdk hil probe desk-orin"
+BENCH_EXAMPLE = "Example: sdk hil bench desk-orin build/digits/jetson-orin-nano-super/chosen"
+VERIFY_EXAMPLE = "Example: sdk hil verify desk-orin build/digits/jetson-orin-nano-super/chosen"
+LOCK_EXAMPLE = "Example: sdk hil lock desk-orin --why 'a new heat sink'"
+UNLOCK_EXAMPLE = "Example: sdk hil unlock desk-orin"
+INSTALL_EXAMPLE = "Example: sdk hil install desk-orin --wheels wheels numpy onnxruntime"
+
+hil_app = typer.Typer(
+    name="hil", help="Bench devices that are reached over SSH (rigs).", no_args_is_help=True
+)
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Of the rig.")]
+InventoryFile = Annotated[
+    Path | None,
+    typer.Option("--inventory", metavar="FILE", help="Otherwise hil.toml here or above."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Wait = Annotated[
+    float | None, typer.Option("--wait", metavar="SECONDS", help="For its turn, at most.")
+]
+Variant = Annotated[Path, typer.Argument(help="The folder of a variant.")]
+
+
+@hil_app.command("list", epilog=LIST_EXAMPLE)
+def list_rigs(
+    reach: Annotated[
+        bool, typer.Option("--reach/--no-reach", help="Ask each whether it is there.")
+    ] = True,
+    inventory: InventoryFile = None,
+    json: Json = False,
+) -> None:
+    """The rigs of the inventory, and who has them."""
+    from sdk.rigs import inventory_of
+
+    found = inventory_of(inventory)
+    entries = list(found.rigs.values())
+    with concurrent.futures.ThreadPoolExecutor(max_workers=max(1, len(entries))) as pool:
+        states = list(pool.map(lambda entry: _state(entry, inventory, reach=reach), entries))
+    if json:
+        print_json(
+            [
+                {"name": one.name, "host": one.host, "port": one.port, "user": one.user,
+                 "profile": one.profile, "tags": list(one.tags), **state}
+                for one, state in zip(entries, states, strict=True)
+            ]
+        )  # fmt: skip
+        return
+    table(
+        ("name", "host", "profile", "tags", "state"),
+        (
+            (one.name, _address(one), one.profile, ", ".join(one.tags), state["state"])
+            for one, state in zip(entries, states, strict=True)
+        ),
+        f"There are no rigs in {found.path}: sdk hil add NAME USER@HOST",
+    )
+
+
+@hil_app.command("add", epilog=ADD_EXAMPLE)
+def add(
+    name: Name,
+    address: Annotated[
+        str | None, typer.Argument(metavar="[USER@]HOST[:PORT]", help="Where it is.")
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option("--key", metavar="FILE", help="Otherwise the SSH agent's.")
+    ] = None,
+    jump: Annotated[str | None, typer.Option("--jump", help="A rig that it is behind.")] = None,
+    profile: Annotated[str | None, typer.Option("--profile", help="What it is.")] = None,
+    python: Annotated[str, typer.Option("--python", help="Of the rig.")] = "python3",
+    folder: Annotated[
+        str, typer.Option("--folder", help="Of the rig, for what is pushed.")
+    ] = "~/.cache/slipway-rig",
+    tag: Annotated[list[str] | None, typer.Option("--tag", help="Repeat for more.")] = None,
+    fingerprint: Annotated[
+        str | None,
+        typer.Option("--fingerprint", metavar="SHA256:...", help="Of its key, to be held against."),
+    ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="It is in the inventory: take its key anew.")
+    ] = False,
+    inventory: InventoryFile = None,
+) -> None:
+    """Add a rig to the inventory, and take its host key once it was compared.
+
+    The key is shown, and asked about; a script names it with --fingerprint.
+    """
+    from hil.inventory import RigEntry, add_rig, inventory_path
+    from hil.link import host_key, key_name, trust
+    from sdk.folders import config_folder
+    from sdk.rigs import inventory_of, known_hosts
+
+    found = inventory_of(inventory)
+    if again:
+        entry = found.rig(name)
+    elif address is None:
+        raise UsageError("No address is given.", remedy=ADD_EXAMPLE)
+    else:
+        user, host, port = _parts(address)
+        entry = RigEntry(
+            name=name, host=host, port=port, user=user, key=key, jump=jump, profile=profile,
+            python=python, folder=folder, tags=tuple(tag or ()),
+        )  # fmt: skip
+        _check_new(found, entry)
+    shown = host_key(entry, found, known_hosts())
+    _compare(entry, key_name(shown), fingerprint)
+    if not again:
+        found = add_rig(inventory_path(inventory, config_folder()), entry)
+    trust(entry, shown, known_hosts())
+    say(f"{name} is in {found.path}. Next: sdk hil probe {name}")
+
+
+@hil_app.command("probe", epilog=PROBE_EXAMPLE)
+def probe(name: Name, inventory: InventoryFile = None, json: Json = False) -> None:
+    """What a rig is, which runtimes work there, and which profile fits it."""
+    from hil import bench
+    from sdk.rigs import closest, inventory_of, reached
+
+    entry = inventory_of(inventory).rig(name)
+    with (
+        err_console().status(f"looking at {name}"),
+        reached(name, inventory, _note, what="sdk hil probe") as rig,
+    ):
+        hello, found = rig.hello, bench.probe(rig)
+    fits = closest(found.fingerprint)
+    if json:
+        print_json({"hello": hello, "probe": found, "profiles": fits})
+        return
+    identity, software = found.fingerprint.identity, found.fingerprint.software
+    conditions = found.conditions
+    lines = [
+        *_facts(identity), *_facts(software), *_facts(found.fingerprint.conditions),
+        ("Python", f"{'.'.join(map(str, hello['python']))} at {hello['executable']}"),
+        ("free on its disk", f"{hello['free_bytes'] / 2**30:.1f} GiB"),
+        ("temperatures", ", ".join(
+            f"{zone} {value:.0f} °C" for zone, value in conditions["temperatures_c"].items()
+        ) or "nothing tells"),
+    ]  # fmt: skip
+    for runtime, state in found.runtimes.items():
+        told = state["version"] or "works"
+        if state["error"]:
+            told = f"{state['error']['what']} {state['error']['remedy']}".strip()
+        lines.append((runtime, told))
+    table(("what", "found"), lines, "nothing")
+    _say_profiles(name, entry.profile, fits)
+
+
+@hil_app.command("bench", epilog=BENCH_EXAMPLE)
+def bench(
+    name: Name,
+    variant: Variant,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.2, help="To measure for.")] = 3.0,
+    wait: Wait = None,
+    inventory: InventoryFile = None,
+    json: Json = False,
+) -> None:
+    """Measure a variant's speed and memory on a rig."""
+    from sdk.cli.variants import measured
+    from sdk.on_rig import bench_on
+    from sdk.rigs import reached
+
+    with (
+        err_console().status(f"measuring on {name}"),
+        reached(name, inventory, _note, what="sdk hil bench", wait_s=wait) as rig,
+    ):
+        found = bench_on(rig, variant, seconds)
+    if json:
+        print_json(found)
+        return
+    out_console().print("\n".join(measured(found)), markup=False)
+
+
+@hil_app.command("verify", epilog=VERIFY_EXAMPLE)
+def verify(
+    name: Name,
+    variant: Variant,
+    wait: Wait = None,
+    inventory: InventoryFile = None,
+    json: Json = False,
+) -> None:
+    """Check a variant's answers on a rig against the golden data."""
+    from sdk.cli.variants import show_check
+    from sdk.on_rig import verify_on
+    from sdk.rigs import reached
+
+    with (
+        err_console().status(f"checking on {name}"),
+        reached(name, inventory, _note, what="sdk hil verify", wait_s=wait) as rig,
+    ):
+        found = verify_on(rig, variant)
+    if json:
+        print_json(found)
+        return
+    show_check(found)
+
+
+@hil_app.command("install", epilog=INSTALL_EXAMPLE)
+def install(
+    name: Name,
+    packages: Annotated[list[str], typer.Argument(metavar="PACKAGE...", help="To install.")],
+    wheels: Annotated[
+        Path, typer.Option("--wheels", metavar="DIR", help="Holds them: pip download -d DIR.")
+    ],
+    inventory: InventoryFile = None,
+) -> None:
+    """Install packages from a folder of wheels into a rig's own environment, without internet."""
+    from hil import bench
+    from sdk.rigs import reached
+
+    with (
+        err_console().status(f"installing on {name}"),
+        reached(name, inventory, _note, what="sdk hil install") as rig,
+    ):
+        found = bench.install(rig, wheels, packages)
+    say("\n".join(found))
+
+
+@hil_app.command("lock", epilog=LOCK_EXAMPLE)
+def lock(
+    name: Name,
+    why: Annotated[str, typer.Option("--why", help="For others.")] = "",
+    inventory: InventoryFile = None,
+) -> None:
+    """Set a rig aside: nobody else's runs begin there until it is unlocked."""
+    from sdk.rig_bench import who
+    from sdk.rigs import touched
+
+    with touched(name, inventory) as rig:
+        rig.set_aside(who(), why)
+    say(f"{name} is {who()}'s until: sdk hil unlock {name}")
+
+
+@hil_app.command("unlock", epilog=UNLOCK_EXAMPLE)
+def unlock(name: Name, inventory: InventoryFile = None) -> None:
+    """Give a rig back that was set aside, by whomever."""
+    from sdk.rigs import touched
+
+    with touched(name, inventory) as rig:
+        was = rig.give_back()
+    say(f"{name} is free." if was else f"{name} was not set aside.")
+
+
+def _state(entry: RigEntry, inventory: Path | None, *, reach: bool) -> dict[str, Any]:
+    from sdk.rigs import touched
+
+    if not reach:
+        return {"state": "not asked", "holder": None}
+    try:
+        with touched(entry.name, inventory) as rig:
+            hello = rig.hello
+    except SlipwayError as error:
+        return {"state": error.what, "holder": None}
+    aside, holder = hello["aside"], hello["holder"]
+    if aside is not None:
+        return {"state": f"set aside by {aside['by']}: {aside['reason']}", "holder": holder}
+    return {"state": f"{holder} has it" if holder else "free", "holder": holder}
+
+
+def _parts(address: str) -> tuple[str | None, str, int]:
+    user, _, place = address.rpartition("@")
+    host, colon, port = place.rpartition(":")
+    if not colon or host.count(":"):  # none, or an IPv6 address
+        host, port = place, "22"
+    if not port.isdigit():
+        raise UsageError(f"{address!r} has no port after its colon.", remedy=ADD_EXAMPLE)
+    return user or None, host.strip("[]"), int(port)
+
+
+def _check_new(found: Inventory, entry: RigEntry) -> None:
+    if entry.name in found.rigs:
+        raise UsageError(
+            f"There is a rig {entry.name!r} in {found.path} already.",
+            cause="Its key has changed, or the name is taken.",
+            remedy=f"Take its key anew: sdk hil add {entry.name} --again",
+        )
+
+
+def _compare(entry: RigEntry, shown: str, given: str | None) -> None:
+    if given is not None:
+        if given != shown:
+            raise VerificationError(
+                f"{_address(entry)} shows the key {shown}; given is {given}.",
+                cause="Another machine answers there, or the fingerprint is of another key's kind.",
+                remedy="On the rig: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub",
+            )
+        return
+    typer.echo(f"{_address(entry)} shows the key {shown}", err=True)
+    if not sys.stdin.isatty():
+        raise UsageError(
+            "Nobody is here to compare the key.",
+            cause="The command runs in a script.",
+            remedy=f"If it is the rig's: --fingerprint {shown}",
+        )
+    if not typer.confirm("Is that what the rig itself shows?", err=True):
+        raise VerificationError("The key was not taken.", remedy="Nothing was changed.")
+
+
+def _say_profiles(name: str, own: str | None, fits: list[dict[str, Any]]) -> None:
+    exact = [one["profile"] for one in fits if not one["differs"]]
+    if own is not None and own not in exact:
+        say(f"The inventory says that {name} is {own}; what it shows does not fit that.")
+    if exact:
+        say(f"It is: {', '.join(exact)}")
+        return
+    say("No profile fits it. The closest are:")
+    for one in fits[:3]:
+        say(f"  {one['profile']}: {'; '.join(one['differs'])}")
+
+
+def _facts(part: Any) -> list[tuple[str, str]]:
+    return [
+        (name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+        for name, value in part.items()
+        if value not in (None, [], {}, False) and name != "runtimes"
+    ]
+
+
+def _address(entry: RigEntry) -> str:
+    user = f"{entry.user}@" if entry.user else ""
+    return f"{user}{entry.host}" + (f":{entry.port}" if entry.port != 22 else "")
+
+
+def _note(line: str) -> None:
+    err_console().print(line, style="dim", markup=False)

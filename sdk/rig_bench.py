@@ -1,0 +1,174 @@
+"""A rig as the place where a build proves: reached when something is to be run there, and once.
+
+While it measures, nothing else does: neither on that rig, nor on another one of the same machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import getpass
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from agent.bench import Budget, Failure, Measurement, Race
+from agent.boot import boot_id
+from agent.errors import UsageError
+from agent.files import storage_errors
+from agent.manifest import Fingerprint, match
+from hil import bench
+from hil.inventory import Inventory, RigEntry
+from hil.link import open_line
+from hil.rig import Rig
+from profiles import Profile
+from sdk.workers import Workers
+
+Say = Callable[[str], None]
+
+
+class RigBench:
+    """The rig of one build. Its lease is held from the first use to the end."""
+
+    def __init__(
+        self, entry: RigEntry, inventory: Inventory, known_hosts: Path, say: Say, locks: Path
+    ) -> None:
+        """Nothing is reached yet.
+
+        Args:
+            entry: the rig.
+            inventory: where it stands.
+            known_hosts: the keys that were taken.
+            say: is told what happens.
+            locks: a folder of this machine, for a lock per machine that measures.
+        """
+        self.name = entry.name
+        self._entry, self._inventory, self._known_hosts = entry, inventory, known_hosts
+        self._say, self._locks = say, locks
+        self._ending = contextlib.ExitStack()
+        self._rig: Rig | None = None
+
+    def close(self) -> None:
+        """Give it back."""
+        self._rig = None
+        self._ending.close()
+
+    def device(self) -> Fingerprint:
+        """What the rig is.
+
+        Raises:
+            NetworkError: it cannot be reached, or is lost.
+            StorageError: somebody else has it.
+        """
+        return bench.look(self._reached())
+
+    def check(self, profile: Profile, device: Fingerprint) -> None:
+        """Whether the rig is what its profile says; one that is emulated is not asked for its chip.
+
+        Raises:
+            UsageError: it is another device: its figures would count for what it is not.
+        """
+        differs = differences(profile, device)
+        if not differs or device.identity.get("emulated"):
+            return
+        raise UsageError(
+            f"The rig {self.name} is no {profile.name}: {'; '.join(differs)}.",
+            cause="The inventory names another profile, or another board has its address.",
+            remedy=f"sdk hil probe {self.name} tells what it is, and which profile fits.",
+        )
+
+    def answers(
+        self, folder: Path, questions: Path, check_as: str | None, time_limit_s: float,
+        memory_limit_mib: int | None,
+    ) -> bench.Answers:  # fmt: skip
+        """See `hil.bench.answers`."""
+        return bench.answers(
+            self._reached(), folder, questions,
+            check_as=check_as, time_limit_s=time_limit_s, memory_limit_mib=memory_limit_mib,
+            on_progress=self._progress(),
+        )  # fmt: skip
+
+    def contest(
+        self,
+        contestants: Mapping[str, Path],
+        *,
+        inputs: Path,
+        budget: Budget,
+        race: Race | None,
+        turn_limit_s: float,
+        workers: Workers,
+    ) -> dict[str, Measurement | Failure]:
+        """See `hil.bench.contest`; nothing else measures on that machine meanwhile."""
+        rig = self._reached()
+        for name, folder in contestants.items():
+            bench.push_variant(rig, folder, self._progress())
+            self._say(f"{name} is on {self.name}")
+        with self._alone(rig, workers):
+            return bench.contest(
+                rig, contestants, inputs=inputs, budget=budget, race=race,
+                turn_limit_s=turn_limit_s,
+                on_event=lambda event: self._say(str(event["message"]))
+                if event.get("event") == "waiting" else None,
+            )  # fmt: skip
+
+    @contextlib.contextmanager
+    def _alone(self, rig: Rig, workers: Workers) -> Iterator[None]:
+        if rig.boot_id == boot_id():  # the rig is this machine
+            with workers.quiet():
+                yield
+            return
+        path = self._locks / f"measure-{rig.boot_id or self.name}.lock"
+        with storage_errors(path):
+            self._locks.mkdir(parents=True, exist_ok=True)
+            stream = path.open("ab")
+        with stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            yield
+
+    def _reached(self) -> Rig:
+        if self._rig is None:
+            self._say(f"reaching the rig {self.name}")
+            line = open_line(self._entry, self._inventory, self._known_hosts)
+            rig = self._ending.enter_context(Rig(self.name, line, self._entry.folder))
+            for told in rig.lease(f"{who()} sdk build", self._say, wait_s=None):
+                self._say(f"{self.name}: removed {told}")
+            self._rig = rig
+        return self._rig
+
+    def _progress(self) -> Callable[[int, int], None]:
+        told = 0
+
+        def progress(sent: int, total: int) -> None:
+            nonlocal told
+            tenth = 10 * sent // max(total, 1)
+            if total > 32 << 20 and tenth > told:
+                told = tenth
+                self._say(f"pushing to {self.name}: {sent >> 20} of {total >> 20} MiB")
+
+        return progress
+
+
+def differences(profile: Profile, device: Fingerprint) -> list[str]:
+    """What of a device is another way than a profile asks; nothing where it fits."""
+    return [
+        f"{path} is {_found(device, path)!r}, not {wanted!r}"
+        for path, wanted in profile.match.items()
+        if not match({path: wanted}, device)
+    ]
+
+
+def who() -> str:
+    """This user and machine, as others are told."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = "somebody"
+    return f"{user}@{socket.gethostname()}"
+
+
+def _found(device: Fingerprint, path: str) -> object:
+    part, _, rest = path.partition(".")
+    found: object = getattr(device, part, {})
+    for name in rest.split("."):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found
