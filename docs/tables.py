@@ -75,9 +75,11 @@ VERBS = (
     "hil list",
     "hil add",
     "hil probe",
+    "hil doctor",
     "hil bench",
     "hil verify",
     "hil install",
+    "hil power",
     "hil lock",
     "hil unlock",
 )

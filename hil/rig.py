@@ -126,6 +126,21 @@ class Rig:
                 )
             time.sleep(0.2)
 
+    def release(self) -> None:
+        """Let others have it, and stay on the line."""
+        self._token = 0
+        self._asked("release")
+
+    @property
+    def is_leased(self) -> bool:
+        """Whether this client has it."""
+        return self._token > 0
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether its line has ended."""
+        return self._lost is not None
+
     def push(self, files: Mapping[str, Path], on_progress: OnProgress | None = None) -> int:
         """Send files that are not there, each once: hash -> path; how many bytes went out.
 

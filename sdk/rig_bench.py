@@ -28,7 +28,7 @@ Say = Callable[[str], None]
 
 
 class RigBench:
-    """The rig of one build. Its lease is held from the first use to the end."""
+    """The rig of one build. Others may have it while the build compiles."""
 
     def __init__(
         self, entry: RigEntry, inventory: Inventory, known_hosts: Path, say: Say, locks: Path
@@ -60,7 +60,10 @@ class RigBench:
             NetworkError: it cannot be reached, or is lost.
             StorageError: somebody else has it.
         """
-        return bench.look(self._reached())
+        rig = self._reached()
+        found = bench.look(rig)
+        rig.release()
+        return found
 
     def check(self, profile: Profile, device: Fingerprint) -> None:
         """Whether the rig is what its profile says; one that is emulated is not asked for its chip.
@@ -126,14 +129,16 @@ class RigBench:
             yield
 
     def _reached(self) -> Rig:
-        if self._rig is None:
+        rig = self._rig
+        if rig is None or (rig.is_lost and not rig.is_leased):  # it went while nobody used it
             self._say(f"reaching the rig {self.name}")
             line = open_line(self._entry, self._inventory, self._known_hosts)
             rig = self._ending.enter_context(Rig(self.name, line, self._entry.folder))
+            self._rig = rig
+        if not rig.is_leased:
             for told in rig.lease(f"{who()} sdk build", self._say, wait_s=None):
                 self._say(f"{self.name}: removed {told}")
-            self._rig = rig
-        return self._rig
+        return rig
 
     def _progress(self) -> Callable[[int, int], None]:
         told = 0

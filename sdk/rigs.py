@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.manifest import Fingerprint
-from hil.inventory import Inventory, inventory_path, read_inventory
+from hil.inventory import Inventory, RigEntry, inventory_path, read_inventory
 from hil.link import open_line
 from hil.rig import Rig
 from profiles import all_profiles, find
@@ -104,3 +104,14 @@ def closest(device: Fingerprint) -> list[dict[str, Any]]:
         differs = differences(profile, device)
         found.append({"profile": profile.name, "target": profile.target, "differs": differs})
     return sorted(found, key=lambda one: (len(one["differs"]), one["profile"]))
+
+
+def differences_of(entry: RigEntry, device: Fingerprint) -> list[str] | None:
+    """What is another way on a rig than its profile asks; None where the inventory names none.
+
+    Raises:
+        UsageError: there is no such profile.
+    """
+    if entry.profile is None or entry.profile == "host" or entry.profile.endswith("-host"):
+        return None
+    return differences(find(entry.profile, profile_folders(Path())), device)

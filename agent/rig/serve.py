@@ -117,12 +117,19 @@ class Runner:
         if child is not None:
             with contextlib.suppress(OSError):
                 child.end()
-        if self._lease is not None:
-            with contextlib.suppress(SlipwayError):
-                self._lease.check()  # else they are another client's by now
-                for folder in self._left:
-                    remove_tree(folder)
-            self._lease.release()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Give the lease back, and leave nothing of its runs."""
+        lease, self._lease = self._lease, None
+        if lease is None:
+            return
+        with contextlib.suppress(SlipwayError):
+            lease.check()  # else they are another client's by now
+            for folder in self._left:
+                remove_tree(folder)
+        self._left.clear()
+        lease.release()
 
     def _hello(self) -> dict[str, Any]:
         """Who answers, without a look at any runtime: that takes seconds."""
@@ -161,9 +168,9 @@ class Runner:
         return {"token": None, "before": before, "holder": holder.name if holder else None}
 
     def _release(self) -> dict[str, Any]:
-        if self._lease is not None:
-            self._lease.release()
-            self._lease = None
+        if self._runs:
+            raise _busy()
+        self._let_go()
         return {}
 
     def _aside(self, by: str, reason: str) -> dict[str, Any]:

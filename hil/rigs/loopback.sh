@@ -18,6 +18,8 @@ up() {
   [ -x /usr/sbin/sshd ] || { say "no /usr/sbin/sshd: apt-get install openssh-server"; exit 77; }
   id "$user" > /dev/null 2>&1 ||
     useradd --system --password '*' --create-home --home-dir "/var/lib/$user" --shell /bin/sh "$user"
+  (cd / && runuser -u "$user" -- python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))') ||
+    { say "the user $user finds no python3 that is 3.10 or newer: apt-get install python3"; exit 77; }
   mkdir -p /run/sshd "$folder/rig"
   chown "$user:" "$folder/rig"
   [ -e "$folder/host" ] || ssh-keygen -q -t ed25519 -N '' -f "$folder/host"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import concurrent.futures
 import sys
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from agent.errors import SlipwayError, UsageError, VerificationError
+from agent.errors import SlipwayError, StorageError, UsageError, VerificationError
 from sdk.cli.fleet_common import say, table
 from sdk.cli.output import err_console, out_console, print_json
 
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
 LIST_EXAMPLE = "Example: sdk hil list"
 ADD_EXAMPLE = "Example: sdk hil add desk-orin nvidia@10.0.0.7 --profile jetson-orin-nano-super"
 PROBE_EXAMPLE = "Example: sdk hil probe desk-orin"
+DOCTOR_EXAMPLE = "Example: sdk hil doctor desk-orin"
 BENCH_EXAMPLE = "Example: sdk hil bench desk-orin build/digits/jetson-orin-nano-super/chosen"
 VERIFY_EXAMPLE = "Example: sdk hil verify desk-orin build/digits/jetson-orin-nano-super/chosen"
+POWER_EXAMPLE = "Example: sdk hil power desk-orin cycle"
 LOCK_EXAMPLE = "Example: sdk hil lock desk-orin --why 'a new heat sink'"
 UNLOCK_EXAMPLE = "Example: sdk hil unlock desk-orin"
 INSTALL_EXAMPLE = "Example: sdk hil install desk-orin --wheels wheels numpy onnxruntime"
@@ -163,6 +166,48 @@ def probe(name: Name, inventory: InventoryFile = None, json: Json = False) -> No
     _say_profiles(name, entry.profile, fits)
 
 
+@hil_app.command("doctor", epilog=DOCTOR_EXAMPLE)
+def doctor(
+    name: Name,
+    clean: Annotated[
+        bool, typer.Option("--clean", help="Let go of all that was pushed there.")
+    ] = False,
+    inventory: InventoryFile = None,
+    json: Json = False,
+) -> None:
+    """Look for what is wrong with a rig, and say what to do about it."""
+    from hil import bench
+    from hil.health import checks
+    from sdk.rigs import differences_of, inventory_of, reached, touched
+
+    entry = inventory_of(inventory).rig(name)
+    with err_console().status(f"looking at {name}"):
+        with touched(name, inventory) as rig:
+            hello = rig.hello
+        if hello["aside"] is not None:
+            raise StorageError(
+                f"{name} is set aside by {hello['aside']['by']}: {hello['aside']['reason']}.",
+                cause="Somebody works at it by hand.",
+                remedy=f"Ask them, or give it back: sdk hil unlock {name}",
+            )
+        with reached(name, inventory, _note, what="sdk hil doctor") as rig:
+            removed = rig.clean(0) if clean else []
+            found = bench.probe(rig)
+    differs = differences_of(entry, found.fingerprint)
+    told = list(checks(hello, found, now_s=time.time(), differs=differs))
+    if json:
+        print_json(told)
+        return
+    for line in removed:
+        say(f"removed {line}")
+    table(
+        ("what", "found", "what to do"),
+        ((one.what, one.found, "" if one.is_well else one.remedy.replace("NAME", name))
+         for one in told),
+        "nothing",
+    )  # fmt: skip
+
+
 @hil_app.command("bench", epilog=BENCH_EXAMPLE)
 def bench(
     name: Name,
@@ -256,6 +301,28 @@ def unlock(name: Name, inventory: InventoryFile = None) -> None:
     with touched(name, inventory) as rig:
         was = rig.give_back()
     say(f"{name} is free." if was else f"{name} was not set aside.")
+
+
+@hil_app.command("power", epilog=POWER_EXAMPLE)
+def power(
+    name: Name,
+    what: Annotated[
+        Literal["on", "off", "cycle", "get"], typer.Argument(metavar="on|off|cycle|get")
+    ],
+    inventory: InventoryFile = None,
+) -> None:
+    """Switch a rig on or off, off and on again, or ask its switch."""
+    from hil import power as switches
+    from sdk.rigs import inventory_of
+
+    entry = inventory_of(inventory).rig(name)
+    if what == "cycle":
+        switches.cycle(entry)
+    elif what != "get":
+        switches.switch(entry, on=what == "on")
+    state = switches.is_on(entry)
+    told = {True: "is on", False: "is off", None: "has a switch that cannot tell"}[state]
+    say(f"{name} {told}.")
 
 
 def _state(entry: RigEntry, inventory: Path | None, *, reach: bool) -> dict[str, Any]:

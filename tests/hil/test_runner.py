@@ -236,6 +236,19 @@ def test_a_run_that_ends_well_leaves_nothing(started: Started, tmp_path: Path) -
     assert not list((tmp_path / "rig" / "runs").iterdir())
 
 
+def test_a_lease_that_is_given_back_is_the_next_ones_while_the_line_stays(
+    started: Started, tmp_path: Path
+) -> None:
+    one, two = _leased(started()), started()
+    look(one)
+    one.release()
+    assert two.lease("two@here", lambda _: None, wait_s=5) == [], "nothing was left"
+    with pytest.raises(UsageError, match="not this client's"):
+        one.run("look", time_limit_s=5)
+    two.release()
+    assert look(_leased(one)).identity["arch"]
+
+
 def _run_aside(rig: Rig, **more: Any) -> tuple[threading.Thread, list[Any]]:
     """A run that would take for ever, in a thread; what came of it."""
     ends: list[Any] = []

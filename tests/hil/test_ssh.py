@@ -284,7 +284,13 @@ def test_the_verbs_work_on_it(
     assert (told["name"], told["state"]) == ("loopback", "free")
     assert run(["hil", "probe", "loopback", "--json", *inventory]) == 0
     assert json.loads(capsys.readouterr().out)["probe"]["fingerprint"]["identity"]["arch"]
+    assert run(["hil", "doctor", "loopback", "--clean", "--json", *inventory]) == 0
+    assert {"Python", "disk", "clock"} <= {
+        one["what"] for one in json.loads(capsys.readouterr().out) if one["is_well"]
+    }
     assert run(["hil", "lock", "loopback", "--why", "fan", *inventory]) == 0
+    assert run(["hil", "doctor", "loopback", *inventory]) == 6
+    assert "sdk hil unlock loopback" in capsys.readouterr().err
     assert run(["hil", "list", *inventory]) == 0
     assert "set aside by" in capsys.readouterr().out
     assert run(["hil", "unlock", "loopback", *inventory]) == 0
