@@ -122,8 +122,8 @@ def evaluate(payload: dict[str, Any], out: Path) -> dict[str, Any]:
     Args:
         payload: {variant, check_as, captured, project, metric, splits, answers}; `variant` and
             `captured` are folders, `check_as` the format to load it as for a check, None to load
-            it as what it is, `metric` capture's record or None, `splits` those to score; `answers`
-            is None, or {questions, answers, placement} of a rig where it ran.
+            it as what it is, `metric` capture's record or None, `splits` those to score; with
+            `answers`, {questions, answers, placement} of a rig, it is not loaded here.
         out: not used: the result is all there is.
     """
     del out
@@ -145,7 +145,7 @@ def evaluate(payload: dict[str, Any], out: Path) -> dict[str, Any]:
 
 def _session(payload: Mapping[str, Any]) -> CheckedSession | RecordedSession:
     """The variant, loaded here; or what a rig answered for it."""
-    answered = payload["answers"]
+    answered = payload.get("answers")
     if answered is None:
         return load(payload["variant"], payload["check_as"])
     return RecordedSession(
