@@ -124,6 +124,15 @@ def rows(environment: dict[str, str], folder: Path) -> Iterator[Row]:
     yield from measured.rows(folder / "rows", os.environ.get("SLIPWAY_POSTGRES"))
 
 
+def rigs(environment: dict[str, str], folder: Path) -> Iterator[Row]:
+    """A run on a rig beside the bare remote command, a first push beside scp; as root."""
+    del environment
+    from benchmarks import rigs as measured
+
+    yield from measured.overhead(folder / "rigs")
+    yield from measured.pushes(folder / "rigs")
+
+
 BENCHMARKS: dict[str, Callable[[dict[str, str], Path], Iterator[Row]]] = {
     "help": help_time,
     "rebuild": rebuild_time,
@@ -134,6 +143,7 @@ BENCHMARKS: dict[str, Callable[[dict[str, str], Path], Iterator[Row]]] = {
     "polls": polls,
     "fleet": fleet,
     "rows": rows,
+    "rigs": rigs,
 }
 
 

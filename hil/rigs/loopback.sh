@@ -40,6 +40,7 @@ UsePAM no
 PasswordAuthentication no
 KbdInteractiveAuthentication no
 PrintMotd no
+Subsystem sftp internal-sftp
 END
   /usr/sbin/sshd -f "$folder/sshd_config" -E "$folder/sshd.log"
   echo "[$address]:$port $(cut -d' ' -f1,2 "$folder/host.pub")" > "$folder/known_hosts"
