@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.rig.job import own_python
 from hil.inventory import Inventory, RigEntry, parse_inventory
 from hil.line import LocalLine
 from hil.link import open_line
@@ -19,6 +20,10 @@ from hil.rig import Rig
 READ = "import sys;r=sys.stdin.buffer;exec(r.read(int(r.readline())))"
 SCRIPT = Path(__file__).parents[2] / "hil" / "rigs" / "loopback.sh"
 Started = Callable[..., Rig]
+_BORROW = (
+    "import sys, sysconfig; path = sysconfig.get_path('purelib') + '/ours.pth';"
+    "open(path, 'w').write('\\n'.join(sys.argv[1:]))"
+)
 
 
 @pytest.fixture
@@ -71,6 +76,26 @@ def loopback() -> Iterator[Loopback]:
         assert found.returncode == 0, found.stderr
         yield Loopback(Path(name), found.stdout)
         subprocess.run(["bash", str(SCRIPT), "down", name], check=True)
+
+
+@pytest.fixture(scope="session")
+def runtime(loopback: Loopback) -> Loopback:
+    """The rig has numpy and ONNX Runtime: ours, where its Python can read and load them."""
+    python = own_python(Path(loopback.entry.folder))
+    own = [path for path in sys.path if path.endswith("site-packages")]
+    commands = (
+        ["/usr/bin/python3", "-m", "venv", "--without-pip", str(python.parents[1])],
+        [str(python), "-c", _BORROW, *own],
+        [str(python), "-c", "import onnxruntime"],
+    )  # fmt: skip
+    for command in commands:
+        found = subprocess.run(
+            ["runuser", "-u", "slipway-rig", "--", *command], check=False, capture_output=True,
+            text=True, cwd="/",
+        )  # fmt: skip
+        if found.returncode:
+            pytest.skip(f"Debian's Python cannot use this environment: {found.stderr[-300:]}")
+    return loopback
 
 
 @pytest.fixture

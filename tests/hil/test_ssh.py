@@ -19,7 +19,6 @@ import pytest
 from agent.bench import Budget, Measurement
 from agent.errors import NetworkError, SlipwayError, UsageError, VerificationError
 from agent.identity import fingerprint
-from agent.rig.job import own_python
 from agent.tensors import write_tensors
 from agent.variant import read_record
 from hil import bench
@@ -28,10 +27,6 @@ from hil.rig import LinkLostError, Rig
 from sdk.cli.app import run
 from tests.hil.conftest import Loopback, file_of
 
-_BORROW = (
-    "import sys, sysconfig; path = sysconfig.get_path('purelib') + '/ours.pth';"
-    "open(path, 'w').write('\\n'.join(sys.argv[1:]))"
-)
 pytestmark = pytest.mark.device
 
 
@@ -185,26 +180,6 @@ def test_a_rig_behind_another_is_reached_through_it(loopback: Loopback, tmp_path
 
 
 # The command line, on a variant
-
-
-@pytest.fixture(scope="module")
-def runtime(loopback: Loopback) -> Loopback:
-    """The rig has numpy and ONNX Runtime: ours, where its Python can read and load them."""
-    python = own_python(Path(loopback.entry.folder))
-    own = [path for path in sys.path if path.endswith("site-packages")]
-    commands = (
-        ["/usr/bin/python3", "-m", "venv", "--without-pip", str(python.parents[1])],
-        [str(python), "-c", _BORROW, *own],
-        [str(python), "-c", "import onnxruntime"],
-    )  # fmt: skip
-    for command in commands:
-        found = subprocess.run(
-            ["runuser", "-u", "slipway-rig", "--", *command], check=False, capture_output=True,
-            text=True, cwd="/",
-        )  # fmt: skip
-        if found.returncode:
-            pytest.skip(f"Debian's Python cannot use this environment: {found.stderr[-300:]}")
-    return loopback
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,79 @@
+"""A build that compiles here and proves on a rig: a real SSH server, a real runtime."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from agent.errors import CaptureError, UsageError
+from sdk import api
+from sdk.summary import Summary
+from tests.hil.conftest import Loopback
+from tests.test_build import onnx_project
+
+pytestmark = [pytest.mark.toolchain, pytest.mark.device]
+SCORE = (
+    "\n\ndef score(session, split):\n"
+    "    return [float((session.run(x)['y'] >= 0).mean()) for _, x, _ in split]\n"
+)
+
+
+@pytest.fixture
+def known(runtime: Loopback, monkeypatch: pytest.MonkeyPatch) -> Loopback:
+    config = Path(os.environ["SLIPWAY_CONFIG"])
+    config.mkdir(parents=True, exist_ok=True)
+    (config / "known_hosts").write_bytes(runtime.known_hosts.read_bytes())
+    return runtime
+
+
+def _built(project: Path, rig: Loopback, out: Path, told: list[str] | None = None) -> Summary:
+    return api.build(
+        project, targets=["intel"], profiles=["host"], out=out, rig="loopback",
+        inventory=rig.inventory_file,
+        on_event=lambda event: (told if told is not None else []).append(event.message),
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_what_is_compiled_here_is_proven_there_and_kept(known: Loopback, tmp_path: Path) -> None:
+    project, told = onnx_project(tmp_path / "project"), list[str]()
+    (found,) = _built(project, known, tmp_path / "out", told).results
+    assert (found.verdict, found.selected_by) == ("met", "measured")
+    measured = [one for one in found.candidates if one.latency_ms is not None]
+    assert len(measured) >= 2
+    assert any("on loopback" in line for line in told)
+    assert not [line for line in told if "timing the operators" in line], "they are the rig's own"
+    again: list[str] = []
+    _built(project, known, tmp_path / "out", again)
+    assert not [line for line in again if "running" in line], "what was answered is kept"
+
+
+@pytest.mark.long
+def test_a_score_function_is_given_what_the_rig_answered(known: Loopback, tmp_path: Path) -> None:
+    project = onnx_project(tmp_path / "project")
+    data, toml = project / "data.py", project / "sdk.toml"
+    data.write_text(data.read_text() + SCORE)
+    toml.write_text(toml.read_text() + 'score = "data.py:score"\n')
+    (found,) = _built(project, known, tmp_path / "out").results
+    assert found.verdict == "met"
+    data.write_text(data.read_text().replace("session.run(x)", "session.run({'x': x['x'] * 2})"))
+    (found,) = _built(project, known, tmp_path / "other").results
+    assert found.verdict != "met"
+    assert all("no sample's" in one.reason for one in found.candidates if one.status == "failed")
+    assert CaptureError.exit_code == 5
+
+
+def test_a_rig_that_is_another_device_is_refused(known: Loopback, tmp_path: Path) -> None:
+    project = onnx_project(tmp_path / "project")
+    with pytest.raises(UsageError, match="is no n100"):
+        api.build(
+            project, targets=["intel"], profiles=["n100"], out=tmp_path / "out", rig="loopback",
+            inventory=known.inventory_file,
+        )  # fmt: skip
+    with pytest.raises(UsageError, match="one device"):
+        api.build(
+            project, targets=["intel", "mobile"], out=tmp_path / "out", rig="loopback",
+            inventory=known.inventory_file,
+        )  # fmt: skip
