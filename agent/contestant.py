@@ -27,7 +27,7 @@ from agent.calls import batches, calls_of, runs_in_one
 from agent.errors import VerificationError
 from agent.manifest import Signature
 from agent.processes import die_with, forget_peak, memory, serve, threads, tree_peak, usable_cpus
-from agent.tensors import Array, read_tensors
+from agent.tensors import Array, by_sample, read_tensors
 from agent.variant import read_record
 
 MOST_INPUTS_BYTES = 64 << 20
@@ -226,11 +226,7 @@ def read_inputs(path: Path, signature: Signature) -> list[dict[str, Array]]:
         VerificationError: the file is broken or holds no inputs.
         UsageError: they do not fit the signature.
     """
-    samples: dict[str, dict[str, Array]] = {}
-    for key, array in read_tensors(path).items():
-        index, _, rest = key.partition("/")
-        if rest.startswith("in/"):
-            samples.setdefault(index, {})[rest[len("in/") :]] = array
+    samples = by_sample(read_tensors(path), "in")
     if not samples:
         raise VerificationError(
             f"{path} holds no inputs.",

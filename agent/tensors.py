@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -147,6 +147,20 @@ def read_tensors(path: Path) -> dict[str, Array]:
     if end != size - start:
         raise _broken(path, f"{size - start - end} bytes belong to no array")
     return tensors
+
+
+def by_sample(tensors: Mapping[str, Array], kind: str) -> dict[str, dict[str, Array]]:
+    """Keys `<nnnnn>/<kind>/<name>` -> `<nnnnn>` -> name -> array; other kinds are left out.
+
+    >>> by_sample({"00000/in/x": np.zeros(1), "00000/label": np.zeros(1)}, "in").keys()
+    dict_keys(['00000'])
+    """
+    found: dict[str, dict[str, Array]] = {}
+    for key, array in tensors.items():
+        index, _, rest = key.partition("/")
+        if rest.startswith(f"{kind}/"):
+            found.setdefault(index, {})[rest[len(kind) + 1 :]] = array
+    return found
 
 
 def _view(path: Path, name: str, entry: Any, content: Array, expected: int) -> tuple[Array, int]:

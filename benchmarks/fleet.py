@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import random
 import re
@@ -63,12 +64,11 @@ def polls(folder: Path) -> Iterator[Row]:
         devices = [Device(fleet=served.fleet) for _ in range(1000)]
         served.seed(devices)
         windows = [_window(served.port, bare_port, devices) for _ in range(WINDOWS)]
-        rates, base, p99, base_p99 = (
-            [getattr(one[which], figure) for one in windows]
-            for which, figure in ((0, "per_s"), (1, "per_s"), (2, "p99_ms"), (3, "p99_ms"))
-        )
+        rates, base = [one.fast.per_s for one in windows], [one.bare.per_s for one in windows]
+        p99 = [one.calm.p99_ms for one in windows]
+        base_p99 = [one.bare_calm.p99_ms for one in windows]
         ratios = [ours / bare for ours, bare in zip(rates, base, strict=True)]
-        p50 = statistics.median(one[2].p50_ms for one in windows)
+        p50 = statistics.median(one.calm.p50_ms for one in windows)
         for told, figures in (("ours", rates), ("bare", base)):
             print(f"{told}: {', '.join(f'{one:.0f}' for one in figures)} a second")
         for told, figures in (("ours", p99), ("bare", base_p99)):
@@ -136,7 +136,17 @@ def rows(folder: Path, postgres: str | None = None) -> Iterator[Row]:
         )  # fmt: skip
 
 
-def _window(port: int, bare: int, devices: list[Device]) -> list[Load]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Window:
+    """What ours and the bare server bore, as fast as they go and at 70 % of that."""
+
+    fast: Load
+    bare: Load
+    calm: Load
+    bare_calm: Load
+
+
+def _window(port: int, bare: int, devices: list[Device]) -> _Window:
     """Ours and bare as fast as they go, then each at 70 % of what it just bore.
 
     A shared machine is a third faster in one minute than in the next: a rate of some minutes ago
@@ -148,7 +158,7 @@ def _window(port: int, bare: int, devices: list[Device]) -> list[Load]:
         for one, load in zip((port, bare), fast, strict=True)
     ]
     _check([*fast, *calm])
-    return [*fast, *calm]
+    return _Window(fast=fast[0], bare=fast[1], calm=calm[0], bare_calm=calm[1])
 
 
 def _growth(folder: Path, small: _Served) -> Iterator[Row]:

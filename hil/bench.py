@@ -1,29 +1,27 @@
 """What is done on a rig: a variant's answers, a contest, a look around, an installation.
 
 Each pushes what is not there yet, runs, and turns what came into the records that the same work on
-this machine gives. A run that ends badly has a typed outcome; one whose line ended does too.
+this machine gives. A run that ends badly has a typed outcome.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from agent.bench import Budget, Failure, Measurement, Race
 from agent.codec import canonical, decode, encode
 from agent.errors import SlipwayError, ToolchainError, from_record
 from agent.files import sha256_of
 from agent.manifest import Fingerprint
+from agent.processes import Kind
 from agent.variant import RECORD_NAME, read_record
 from hil.rig import OnEvent, OnProgress, Rig
 
-Outcome = Literal[
-    "ok", "wrong_answer", "out_of_memory", "crashed", "hung", "error", "link_lost", "rig_reset"
-]
-"""How a run on a rig ends; the last two are not the variant's doing."""
 PROBE_S = 120.0
 INSTALL_S = 1800.0
 _TURN_S = 300.0
@@ -52,9 +50,9 @@ class Probe:
 class RunFailedError(ToolchainError):
     """A run on a rig ended without a result; `outcome` says how."""
 
-    def __init__(self, what: str, outcome: Outcome, *, cause: str = "", remedy: str = "") -> None:
+    def __init__(self, what: str, outcome: Kind, *, cause: str = "", remedy: str = "") -> None:
         super().__init__(what, cause=cause, remedy=remedy)
-        self.outcome: Outcome = outcome
+        self.outcome: Kind = outcome
 
 
 def probe(rig: Rig) -> Probe:
@@ -149,10 +147,13 @@ def contest(
     race: Race | None = None,
     turn_limit_s: float = _TURN_S,
     memory_limit_mib: int | None = None,
+    alone: contextlib.AbstractContextManager[None] | None = None,
     on_event: OnEvent | None = None,
     on_progress: OnProgress | None = None,
 ) -> dict[str, Measurement | Failure]:
     """Measure variants against each other on the rig; as `agent.bench.contest` does it here.
+
+    `alone` is entered once all is pushed, and left when it is measured.
 
     Raises:
         RunFailedError: the harness itself ended there.
@@ -163,11 +164,12 @@ def contest(
     asked = push_files(rig, {"inputs.safetensors": inputs}, on_progress)
     # Each may overspend (agent.arena), load as long as a turn may take, and be warmed.
     limit_s = len(contestants) * (8 * budget.seconds_per_contestant + 2 * turn_limit_s)
-    found = _ran(
-        rig, "contest", on_event, time_limit_s=limit_s, memory_limit_mib=memory_limit_mib,
-        contestants=staged, inputs=asked, budget=encode(budget),
-        race=None if race is None else encode(race), turn_limit_s=turn_limit_s,
-    )  # fmt: skip
+    with alone or contextlib.nullcontext():
+        found = _ran(
+            rig, "contest", on_event, time_limit_s=limit_s, memory_limit_mib=memory_limit_mib,
+            contestants=staged, inputs=asked, budget=encode(budget),
+            race=None if race is None else encode(race), turn_limit_s=turn_limit_s,
+        )  # fmt: skip
     notes = tuple(found["notes"])
     return {
         name: decode(Failure, one["found"])

@@ -8,13 +8,13 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from agent.errors import UsageError
 from agent.files import write_atomic
+from profiles.toml_text import read_toml, toml_key, toml_value
 
 FILE = "hil.toml"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -72,6 +72,19 @@ class Inventory:
             remedy="Add it: sdk hil add NAME USER@HOST",
         )
 
+    def check_new(self, name: str) -> None:
+        """Whether a rig may be added by that name.
+
+        Raises:
+            UsageError: there is one.
+        """
+        if name in self.rigs:
+            raise UsageError(
+                f"There is a rig {name!r} in {self.path} already.",
+                cause="Its key has changed, or the name is taken.",
+                remedy=f"Take its key anew: sdk hil add {name} --again",
+            )
+
 
 def inventory_path(given: Path | None, config_folder: Path) -> Path:
     """Where the inventory is: as given, else here or above, else in the user's own folder."""
@@ -106,14 +119,7 @@ def parse_inventory(text: str, path: Path) -> Inventory:
     Raises:
         UsageError: as for `read_inventory`.
     """
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(
-            f"{path} is not TOML: {error}.",
-            cause="A quote, bracket or equals sign is missing near there.",
-            remedy="Correct the line.",
-        ) from error
+    document = read_toml(text, str(path))
     _check_keys(document, {"rig"}, str(path))
     tables = document.get("rig", {})
     if not isinstance(tables, dict) or not all(isinstance(one, dict) for one in tables.values()):
@@ -135,12 +141,7 @@ def add_rig(path: Path, entry: RigEntry) -> Inventory:
         UsageError: there is one of that name, or something of it is not so.
         StorageError: the file cannot be written.
     """
-    found = read_inventory(path)
-    if entry.name in found.rigs:
-        raise UsageError(
-            f"There is a rig {entry.name!r} in {path} already.",
-            remedy="Choose another name, or change the file.",
-        )
+    read_inventory(path).check_new(entry.name)
     before = path.read_text(encoding="utf-8") if path.exists() else ""
     text = before + ("\n" if before and not before.endswith("\n\n") else "") + _text(entry)
     after = parse_inventory(text, path)
@@ -149,26 +150,13 @@ def add_rig(path: Path, entry: RigEntry) -> Inventory:
 
 
 def _text(entry: RigEntry) -> str:
-    lines = [f"[rig.{_quoted_key(entry.name)}]"]
+    lines = [f"[rig.{toml_key(entry.name)}]"]
     for field in dataclasses.fields(entry):
         value = getattr(entry, field.name)
         if field.name in ("name", "power") or value == field.default:
             continue
-        lines.append(f"{field.name} = {_literal(value)}")
+        lines.append(f"{field.name} = {toml_value(value)}")
     return "\n".join(lines) + "\n"
-
-
-def _quoted_key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else f'"{name}"'
-
-
-def _literal(value: Any) -> str:
-    if isinstance(value, tuple):
-        return "[" + ", ".join(_literal(one) for one in value) + "]"
-    if isinstance(value, int):
-        return str(value)
-    told = str(value).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{told}"'
 
 
 def _entry(name: str, table: dict[str, Any], origin: str) -> RigEntry:

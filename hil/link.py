@@ -28,7 +28,7 @@ ALIVE_S = 5
 _READ = "import sys;r=sys.stdin.buffer;exec(r.read(int(r.readline())))"
 _COMMAND = f"exec {{}} -u -c '{_READ}'"
 _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes256-ctr")
-"""The fastest first: paramiko's own order begins with one that needs a second pass for its MAC."""
+"""paramiko begins with aes128-ctr, which takes longer (docs/explanation/speed.md)."""
 _WINDOW_BYTES = 16 << 20
 
 
@@ -166,8 +166,8 @@ def _connected(entry: RigEntry, known_hosts: Path, over: Any) -> paramiko.SSHCli
             f"{key_name(error.expected_key)}.",
             cause="The rig was installed anew, another machine has its address, or somebody "
             "listens in between.",
-            remedy=f"If it was installed anew, take its line out of {known_hosts} or "
-            f"~/.ssh/known_hosts, then: sdk hil add --again {entry.name}",
+            remedy=f"If it was installed anew: sdk hil add {entry.name} --again; what "
+            f"~/.ssh/known_hosts says of it goes by: ssh-keygen -R '{_host_name(entry)}'",
         ) from error
     except paramiko.PasswordRequiredException as error:
         client.close()
@@ -189,7 +189,7 @@ def _connected(entry: RigEntry, known_hosts: Path, over: Any) -> paramiko.SSHCli
             f"The key of {_host_name(entry)} is not known: {error}.",
             cause="It was never reached from here.",
             remedy=f"Compare it with what the rig shows (ssh-keygen -lf /etc/ssh/ssh_host_*.pub), "
-            f"then: sdk hil add --again {entry.name}",
+            f"then: sdk hil add {entry.name} --again",
         ) from error
     except (paramiko.SSHException, EOFError, OSError) as error:
         client.close()

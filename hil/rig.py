@@ -187,9 +187,9 @@ class Rig:
             token=self._token, kind=kind, time_limit_s=time_limit_s, **asked,
         )  # fmt: skip
 
-    def fetch(self, run: str, name: str, *, tail: bool = False) -> bytes:
-        """A file that a run left; of a log, its end."""
-        return self._answer_of("fetch", None, ANSWER_S * 10, run=run, name=name, tail=tail)[1]
+    def fetch(self, run: str, name: str) -> bytes:
+        """A file that a run left."""
+        return self._answer_of("fetch", None, ANSWER_S * 10, run=run, name=name)[1]
 
     def clean(self, keep_bytes: int | None = None) -> list[str]:
         """Remove what was pushed, the longest unused first, down to so many bytes."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ from agent.identity import ISA_WORDS
 from agent.versions import version_key
 from profiles import Engine, Figure, Fitted, PowerMode, Profile, Stack
 from profiles.consistency import contradictions
+from profiles.toml_text import read_toml
 
 ENGINES = ("cpu", "gpu", "npu", "dla")
 PRECISIONS = ("f32", "tf32", "f16", "bf16", "int8", "fp8", "fp4")
@@ -58,15 +58,7 @@ _OPERATORS: dict[type, tuple[str, ...]] = {
 
 def read(text: str, origin: str) -> Profile:
     """See `profiles.parse`."""
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(
-            f"{origin} is not TOML: {error}.",
-            cause="A quote, bracket or equals sign is missing near there.",
-            remedy="Correct the line.",
-        ) from error
-    return _Reader(origin).profile(document)
+    return _Reader(origin).profile(read_toml(text, origin))
 
 
 class _Reader:

@@ -11,7 +11,6 @@ import datetime as dt
 import hashlib
 import json
 import os
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from agent.files import write_atomic
 from agent.identity import fingerprint
 from agent.manifest import Fingerprint
 from profiles import Engine, Figure, Fitted, PowerMode, Profile, Stack
+from profiles.toml_text import toml_key, toml_string, toml_value
 from targets import target as find_target
 from targets import target_names
 
@@ -178,13 +178,13 @@ def detect_facts(target: str = "intel", root: Path = Path("/")) -> Profile:
 
 def profile_toml(profile: Profile) -> str:
     """The profile as a file that `profiles.parse` reads back."""
-    lines = [f"{key} = {_string(getattr(profile, key))}" for key in ("name", "target", "title")]
-    lines += [f"platform = {_string(profile.platform)}", f"arch = {_string(profile.arch)}"]
+    lines = [f"{key} = {toml_string(getattr(profile, key))}" for key in ("name", "target", "title")]
+    lines += [f"platform = {toml_string(profile.platform)}", f"arch = {toml_string(profile.arch)}"]
     sources = profile.sources
     if profile.isa or "isa" in sources:
         complete = "true" if profile.isa_complete else "false"
-        value = f"value = {_value(list(profile.isa))}, complete = {complete}"
-        lines.append(f"isa = {{ {value}, source = {_string(sources.get('isa', 'not told'))} }}")
+        value = f"value = {toml_value(list(profile.isa))}, complete = {complete}"
+        lines.append(f"isa = {{ {value}, source = {toml_string(sources.get('isa', 'not told'))} }}")
     if profile.cores is not None:
         lines.append(_sourced("cores", profile.cores, sources.get("cores", "not told")))
     if profile.memory_bytes is not None:
@@ -194,14 +194,14 @@ def profile_toml(profile: Profile) -> str:
         figure = profile.bandwidth_gb_s
         lines.append(_sourced("bandwidth_gb_s", figure.value, figure.source))
     if profile.sm is not None:
-        source = _string(sources.get("sm", "not told"))
-        lines.append(f"sm = {{ value = {_string(profile.sm)}, source = {source} }}")
+        source = toml_string(sources.get("sm", "not told"))
+        lines.append(f"sm = {{ value = {toml_string(profile.sm)}, source = {source} }}")
     for name, engine in profile.engines.items():
-        lines += ["", f"[engines.{name}]", f"title = {_string(engine.title)}"]
+        lines += ["", f"[engines.{name}]", f"title = {toml_string(engine.title)}"]
         if engine.precisions:
-            known = f"value = {_value(list(engine.precisions))}"
+            known = f"value = {toml_value(list(engine.precisions))}"
             lines.append(
-                f"precisions = {{ {known}, source = {_string(engine.precisions_source)} }}"
+                f"precisions = {{ {known}, source = {toml_string(engine.precisions_source)} }}"
             )
         if engine.peak:
             lines += ["", f"[engines.{name}.peak]"]
@@ -209,9 +209,9 @@ def profile_toml(profile: Profile) -> str:
                 _sourced(key, figure.value, figure.source) for key, figure in engine.peak.items()
             ]
     for name, stack in profile.software.items():
-        lines += _section(f"software.{_key(name)}", _told(stack))
+        lines += _section(f"software.{toml_key(name)}", _told(stack))
     for name, mode in profile.power_modes.items():
-        lines += _section(f"power_modes.{_key(name)}", _told(mode))
+        lines += _section(f"power_modes.{toml_key(name)}", _told(mode))
     for section in ("status", "match"):
         lines += _section(section, getattr(profile, section))
     for entry in profile.fitted:
@@ -221,14 +221,14 @@ def profile_toml(profile: Profile) -> str:
 
 def fitted_toml(entry: Fitted) -> list[str]:
     """The lines of one fitted block."""
-    name = f"fitted.{_key(entry.toolchain)}.{entry.engine}"
+    name = f"fitted.{toml_key(entry.toolchain)}.{entry.engine}"
     told = {key: value for key, value in dataclasses.asdict(entry).items() if key != "ms"}
     told = {key: value for key, value in told.items() if key not in ("toolchain", "engine")}
     return [*_section(name, told), *_section(f"{name}.ms", entry.ms)]
 
 
 def _section(name: str, table: Mapping[str, Any]) -> list[str]:
-    lines = [f"{_key(key)} = {_value(value)}" for key, value in table.items()]
+    lines = [f"{toml_key(key)} = {toml_value(value)}" for key, value in table.items()]
     return ["", f"[{name}]", *lines]
 
 
@@ -333,24 +333,4 @@ def _best_s(work: Callable[[], object]) -> float:
 
 
 def _sourced(key: str, value: float, source: str) -> str:
-    return f"{key} = {{ value = {_value(value)}, source = {_string(source)} }}"
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, Mapping):
-        inner = ", ".join(f"{_key(key)} = {_value(item)}" for key, item in value.items())
-        return f"{{ {inner} }}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_value, value)) + "]"
-    return _string(value) if isinstance(value, str) else repr(value)
-
-
-def _key(text: str) -> str:
-    return text if re.fullmatch(r"[A-Za-z0-9_-]+", text) else _string(text)
-
-
-def _string(text: str) -> str:
-    """A TOML basic string: JSON's escapes, and DEL, which only TOML forbids."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return f"{key} = {{ value = {toml_value(value)}, source = {toml_string(source)} }}"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +15,7 @@ from agent.errors import UsageError
 from agent.manifest import TensorSpec
 from agent.tensors import DTYPES
 from profiles import all_profiles
+from profiles.toml_text import read_toml
 from sdk.limits import check_limit
 from sdk.project import (
     FILE_NAME,
@@ -53,15 +53,7 @@ def load_project(path: Path) -> Project:
             cause="It is not a text file in UTF-8, or belongs to somebody else.",
             remedy="Check the file.",
         ) from error
-    try:
-        document = tomllib.loads(content)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(
-            f"{file} is not TOML: {error}.",
-            cause="A quote, bracket or equals sign is missing near there.",
-            remedy="Correct the line.",
-        ) from error
-    return _Reader(file).project(document)
+    return _Reader(file).project(read_toml(content, str(file)))
 
 
 class _Reader:

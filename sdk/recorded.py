@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 
 from agent.errors import CaptureError, VerificationError
-from agent.tensors import Array, TensorWriter, read_tensors
+from agent.tensors import Array, TensorWriter, by_sample, read_tensors
 from agent.variant import VariantRecord
 
 
@@ -25,7 +25,8 @@ class RecordedSession:
         """
         self.record = record
         self._placement = dict(placement)
-        asked, answered = _grouped(questions, "in/"), _grouped(answers, "out/")
+        asked = by_sample(read_tensors(questions), "in")
+        answered = by_sample(read_tensors(answers), "out")
         if asked.keys() != answered.keys():
             raise VerificationError(
                 f"{len(asked)} inputs were sent, and {len(answered)} were answered.",
@@ -87,12 +88,3 @@ def digest_of(inputs: Mapping[str, Array]) -> str:
         digest.update(f"{name}\0{array.dtype}\0{array.shape}\0".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
-
-
-def _grouped(path: Path, kind: str) -> dict[str, dict[str, Array]]:
-    found: dict[str, dict[str, Array]] = {}
-    for key, array in read_tensors(path).items():
-        index, _, rest = key.partition("/")
-        if rest.startswith(kind):
-            found.setdefault(index, {})[rest[len(kind) :]] = array
-    return found

@@ -9,7 +9,7 @@ import contextlib
 import fcntl
 import getpass
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from agent.bench import Budget, Failure, Measurement, Race
@@ -103,19 +103,18 @@ class RigBench:
     ) -> dict[str, Measurement | Failure]:
         """See `hil.bench.contest`; nothing else measures on that machine meanwhile."""
         rig = self._reached()
-        for name, folder in contestants.items():
-            bench.push_variant(rig, folder, self._progress())
-            self._say(f"{name} is on {self.name}")
-        with self._alone(rig, workers):
-            return bench.contest(
-                rig, contestants, inputs=inputs, budget=budget, race=race,
-                turn_limit_s=turn_limit_s,
-                on_event=lambda event: self._say(str(event["message"]))
-                if event.get("event") == "waiting" else None,
-            )  # fmt: skip
+        return bench.contest(
+            rig, contestants, inputs=inputs, budget=budget, race=race,
+            turn_limit_s=turn_limit_s, alone=self._alone(rig, contestants, workers),
+            on_progress=self._progress(),
+            on_event=lambda event: self._say(str(event["message"]))
+            if event.get("event") == "waiting" else None,
+        )  # fmt: skip
 
     @contextlib.contextmanager
-    def _alone(self, rig: Rig, workers: Workers) -> Iterator[None]:
+    def _alone(self, rig: Rig, contestants: Iterable[str], workers: Workers) -> Iterator[None]:
+        for name in contestants:
+            self._say(f"{name} is on {self.name}")
         if rig.boot_id == boot_id():  # the rig is this machine
             with workers.quiet():
                 yield

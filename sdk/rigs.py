@@ -52,7 +52,7 @@ def asked_of(
     entry = inventory_of(given).rig(name)
     if profiles or entry.profile is None:
         return targets, profiles
-    if entry.profile == "host" or entry.profile.endswith("-host"):
+    if _is_host(entry.profile):
         return targets, [entry.profile]
     owner = find(entry.profile, profile_folders(Path())).target
     return targets or [owner], [entry.profile]
@@ -112,6 +112,11 @@ def differences_of(entry: RigEntry, device: Fingerprint) -> list[str] | None:
     Raises:
         UsageError: there is no such profile.
     """
-    if entry.profile is None or entry.profile == "host" or entry.profile.endswith("-host"):
+    if entry.profile is None or _is_host(entry.profile):
         return None
     return differences(find(entry.profile, profile_folders(Path())), device)
+
+
+def _is_host(profile: str) -> bool:
+    """Whether it stands for this machine, and not for a file."""
+    return profile == "host" or profile.endswith("-host")

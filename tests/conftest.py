@@ -22,7 +22,7 @@ PURE = (
     *("assignment", "config", "delta", "judge", "ladder", "names", "shim", "strain", "vectors"),
     *("deltas", "keystore", "states", "trial_count"),
     *("rollout", "claims", "poll_rules", "enrolment_rules", "fits", "figures"),
-    *("inventory", "health", "power"),
+    *("inventory", "health", "power", "quiet"),
 )
 """Of the tests of updates, those that are over at once: `make check` has them too."""
 

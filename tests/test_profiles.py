@@ -20,7 +20,8 @@ from agent.manifest import Fingerprint, match
 from profiles import PACKAGE_FOLDER, Profile, all_profiles, find, parse
 from profiles.consistency import ARITHMETIC, LEAST_SM
 from profiles.reader import ENGINES, PLATFORMS, PRECISIONS, STATUS_KEYS
-from sdk.detect import _key, _value, profile_toml
+from profiles.toml_text import toml_key, toml_value
+from sdk.detect import profile_toml
 from targets import interface, target_names
 
 SCHEMA = json.loads(
@@ -553,7 +554,7 @@ def _spoilt(draw: st.DrawFn) -> str:
         del table[key]
     else:
         table[key] = draw(_anything)
-    return "\n".join(f"{_key(key)} = {_value(value)}" for key, value in document.items())
+    return "\n".join(f"{toml_key(key)} = {toml_value(value)}" for key, value in document.items())
 
 
 @settings(max_examples=200)

@@ -58,13 +58,9 @@ def answer(
         {count, placement, seconds}
     """
     from agent.sessions import load
-    from agent.tensors import TensorWriter, read_tensors
+    from agent.tensors import TensorWriter, by_sample, read_tensors
 
-    samples: dict[str, dict[str, Any]] = {}
-    for key, array in read_tensors(Path(questions)).items():
-        index, _, rest = key.partition("/")
-        if rest.startswith("in/"):
-            samples.setdefault(index, {})[rest[len("in/") :]] = array
+    samples = by_sample(read_tensors(Path(questions)), "in")
     began = told = time.monotonic()
     with load(variant, check_as) as session, TensorWriter(Path(out)) as writer:
         for number, (index, inputs) in enumerate(samples.items()):

@@ -15,13 +15,13 @@ import fcntl
 import json
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 from agent.boot import boot_id, uptime_s
-from agent.errors import NetworkError, StorageError, UsageError
+from agent.errors import NetworkError, UsageError
 from agent.files import storage_errors, write_atomic
+from agent.rig.machine import locked
 
 SILENT_S = 60.0
 """A holder that has not said for so long that it lives is taken for dead."""
@@ -114,7 +114,7 @@ class Lease:
     def is_held(self) -> bool:
         """Whether anybody has it at this moment."""
         with _opened(self._folder / "lock") as stream:
-            return not _locked(stream)
+            return not locked(stream)
 
     def set_aside(self, by: str, reason: str) -> None:
         """Keep everybody off until it is given back; who has it at this moment goes on."""
@@ -155,7 +155,7 @@ class Lease:
                 last = int(numbers[-1].name) if numbers else 0
                 path = self._queue / f"{last + 1:012d}"
                 stream = _opened(path)
-                _locked(stream, keep=True)
+                locked(stream, keep=True)
                 self._ticket = (path, stream)
                 numbers.append(path)
             before = 0
@@ -163,7 +163,7 @@ class Lease:
                 if path == self._ticket[0]:
                     break
                 with _opened(path) as stream:
-                    if _locked(stream):  # nobody holds it: its runner is gone
+                    if locked(stream):  # nobody holds it: its runner is gone
                         path.unlink(missing_ok=True)
                     else:
                         before += 1
@@ -171,7 +171,7 @@ class Lease:
 
     def _take(self) -> bool:
         stream: IO[bytes] = _opened(self._folder / "lock")
-        if not _locked(stream, keep=True):
+        if not locked(stream, keep=True):
             stream.close()
             return False
         last = self.holder()
@@ -218,17 +218,6 @@ def _opened(path: Path) -> IO[bytes]:
     return path.open("ab")
 
 
-def _locked(stream: IO[bytes], *, keep: bool = False) -> bool:
-    """Whether nobody has a lock on it; ours is kept only if wished."""
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    if not keep:
-        fcntl.flock(stream, fcntl.LOCK_UN)
-    return True
-
-
 def _born(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
@@ -242,40 +231,3 @@ def _aside(found: dict[str, Any]) -> UsageError:
         cause="Somebody works at it by hand.",
         remedy="Ask them, or give it back: sdk hil unlock NAME",
     )
-
-
-class MachineLock:
-    """One measurement at a time on one machine, whatever rigs and users it has."""
-
-    def __init__(self, tell: Callable[[str], None], folder: Path = Path("/tmp")) -> None:  # noqa: S108
-        self._tell = tell
-        self._path = folder / f"slipway-measure-{boot_id() or 'machine'}.lock"
-        self._stream: IO[bytes] | None = None
-
-    def take(self, wait: Callable[[], None]) -> None:
-        """Wait until nobody else measures here; `wait` is called between two looks."""
-        try:
-            if not self._path.exists():
-                with contextlib.suppress(FileExistsError):
-                    descriptor = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDONLY, 0o666)
-                    os.fchmod(descriptor, 0o666)
-                    os.close(descriptor)
-            self._stream = self._path.open("rb")
-        except OSError as error:
-            raise StorageError(
-                f"{self._path} cannot be opened: {error.strerror}.",
-                cause="Another user made it, or /tmp cannot be written.",
-                remedy="Remove it.",
-            ) from error
-        told = False
-        while not _locked(self._stream, keep=True):
-            if not told:
-                self._tell("waiting: something else measures on this machine")
-                told = True
-            wait()
-
-    def release(self) -> None:
-        """Let others measure."""
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None

@@ -25,15 +25,14 @@ from agent.errors import SlipwayError, StorageError, UsageError, VerificationErr
 from agent.files import remove_tree
 from agent.processes import Child, ChildError
 from agent.rig.job import own_python
-from agent.rig.lease import Lease, MachineLock
+from agent.rig.lease import Lease
+from agent.rig.machine import MachineLock
 from agent.rig.quiet import wait_for_quiet
 from agent.rig.store import Store
 
 VERSION = 1
 SILENT_S = 30.0
 """A client that says nothing for so long is taken for gone."""
-_LOG_BYTES = 64 << 10
-"""Of a log that is sent: its end."""
 _STEP_S = 0.2
 
 
@@ -136,8 +135,8 @@ class Runner:
         from agent.codec import encode
         from agent.identity import fingerprint
 
-        holder = Lease(self._home, "").holder()
-        held = Lease(self._home, "").is_held()
+        lease = Lease(self._home, "")
+        holder = lease.holder()
         return {
             "version": VERSION,
             "python": list(sys.version_info[:3]),
@@ -148,8 +147,8 @@ class Runner:
             "free_bytes": self._store.free_bytes(),
             "folder": str(self._home),
             "fingerprint": encode(fingerprint()),
-            "holder": holder.name if holder is not None and held else None,
-            "aside": Lease(self._home, "").aside(),
+            "holder": holder.name if holder is not None and lease.is_held() else None,
+            "aside": lease.aside(),
         }
 
     def _beat(self) -> dict[str, Any]:
@@ -213,8 +212,8 @@ class Runner:
         self._say({"id": number, "result": {"whole": whole}})
         return True
 
-    def _fetch(self, run: str, name: str, *, tail: bool = False) -> bytes:
-        """A file that a run left; of a log, its end."""
+    def _fetch(self, run: str, name: str) -> bytes:
+        """A file that a run left."""
         folder = self._home / "runs" / run
         path = folder / name
         if not run.isdigit() or path.parent != folder or not path.is_file():
@@ -223,10 +222,7 @@ class Runner:
                 cause="It was cleaned up: another client had the rig since.",
                 remedy="Run it again.",
             )
-        with path.open("rb") as stream:
-            if tail:
-                stream.seek(max(0, path.stat().st_size - _LOG_BYTES))
-            return stream.read()
+        return path.read_bytes()
 
     def _begin_run(self, number: int, asked: dict[str, Any]) -> None:
         """In a thread of its own: whoever asked says meanwhile that it lives."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 MINIMUM_PYTHON = (3, 11)
-_OURS = ("sdk", "targets", "agent", "profiles", "hil")
+OURS = ("sdk", "targets", "agent", "profiles", "hil")
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
     try:
         from sdk.cli.app import run
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] in _OURS:
+        if (error.name or "").partition(".")[0] in OURS:
             raise
         sys.stderr.write(
             f"error: sdk needs the package {error.name}, which is not installed here.\n"

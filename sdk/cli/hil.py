@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import concurrent.futures
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from agent.errors import SlipwayError, StorageError, UsageError, VerificationError
+from agent.errors import SlipwayError, StorageError
 from sdk.cli.fleet_common import say, table
+from sdk.cli.hil_add import ADD_EXAMPLE, add
+from sdk.cli.hil_common import InventoryFile, Json, Name, address
 from sdk.cli.output import err_console, out_console, print_json
 
 if TYPE_CHECKING:
-    from hil.inventory import Inventory, RigEntry
+    from hil.inventory import RigEntry
 
 LIST_EXAMPLE = "Example: sdk hil list"
-ADD_EXAMPLE = "Example: sdk hil add desk-orin nvidia@10.0.0.7 --profile jetson-orin-nano-super"
 PROBE_EXAMPLE = "Example: sdk hil probe desk-orin"
 DOCTOR_EXAMPLE = "Example: sdk hil doctor desk-orin"
 BENCH_EXAMPLE = "Example: sdk hil bench desk-orin build/digits/jetson-orin-nano-super/chosen"
@@ -31,16 +31,13 @@ INSTALL_EXAMPLE = "Example: sdk hil install desk-orin --wheels wheels numpy onnx
 hil_app = typer.Typer(
     name="hil", help="Bench devices that are reached over SSH (rigs).", no_args_is_help=True
 )
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Of the rig.")]
-InventoryFile = Annotated[
-    Path | None,
-    typer.Option("--inventory", metavar="FILE", help="Otherwise hil.toml here or above."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Wait = Annotated[
     float | None, typer.Option("--wait", metavar="SECONDS", help="For its turn, at most.")
 ]
 Variant = Annotated[Path, typer.Argument(help="The folder of a variant.")]
+
+
+hil_app.command("add", epilog=ADD_EXAMPLE)(add)
 
 
 @hil_app.command("list", epilog=LIST_EXAMPLE)
@@ -70,65 +67,11 @@ def list_rigs(
     table(
         ("name", "host", "profile", "tags", "state"),
         (
-            (one.name, _address(one), one.profile, ", ".join(one.tags), state["state"])
+            (one.name, address(one), one.profile, ", ".join(one.tags), state["state"])
             for one, state in zip(entries, states, strict=True)
         ),
         f"There are no rigs in {found.path}: sdk hil add NAME USER@HOST",
     )
-
-
-@hil_app.command("add", epilog=ADD_EXAMPLE)
-def add(
-    name: Name,
-    address: Annotated[
-        str | None, typer.Argument(metavar="[USER@]HOST[:PORT]", help="Where it is.")
-    ] = None,
-    key: Annotated[
-        str | None, typer.Option("--key", metavar="FILE", help="Otherwise the SSH agent's.")
-    ] = None,
-    jump: Annotated[str | None, typer.Option("--jump", help="A rig that it is behind.")] = None,
-    profile: Annotated[str | None, typer.Option("--profile", help="What it is.")] = None,
-    python: Annotated[str, typer.Option("--python", help="Of the rig.")] = "python3",
-    folder: Annotated[
-        str, typer.Option("--folder", help="Of the rig, for what is pushed.")
-    ] = "~/.cache/slipway-rig",
-    tag: Annotated[list[str] | None, typer.Option("--tag", help="Repeat for more.")] = None,
-    fingerprint: Annotated[
-        str | None,
-        typer.Option("--fingerprint", metavar="SHA256:...", help="Of its key, to be held against."),
-    ] = None,
-    again: Annotated[
-        bool, typer.Option("--again", help="It is in the inventory: take its key anew.")
-    ] = False,
-    inventory: InventoryFile = None,
-) -> None:
-    """Add a rig to the inventory, and take its host key once it was compared.
-
-    The key is shown, and asked about; a script names it with --fingerprint.
-    """
-    from hil.inventory import RigEntry, add_rig, inventory_path
-    from hil.link import host_key, key_name, trust
-    from sdk.folders import config_folder
-    from sdk.rigs import inventory_of, known_hosts
-
-    found = inventory_of(inventory)
-    if again:
-        entry = found.rig(name)
-    elif address is None:
-        raise UsageError("No address is given.", remedy=ADD_EXAMPLE)
-    else:
-        user, host, port = _parts(address)
-        entry = RigEntry(
-            name=name, host=host, port=port, user=user, key=key, jump=jump, profile=profile,
-            python=python, folder=folder, tags=tuple(tag or ()),
-        )  # fmt: skip
-        _check_new(found, entry)
-    shown = host_key(entry, found, known_hosts())
-    _compare(entry, key_name(shown), fingerprint)
-    if not again:
-        found = add_rig(inventory_path(inventory, config_folder()), entry)
-    trust(entry, shown, known_hosts())
-    say(f"{name} is in {found.path}. Next: sdk hil probe {name}")
 
 
 @hil_app.command("probe", epilog=PROBE_EXAMPLE)
@@ -341,45 +284,6 @@ def _state(entry: RigEntry, inventory: Path | None, *, reach: bool) -> dict[str,
     return {"state": f"{holder} has it" if holder else "free", "holder": holder}
 
 
-def _parts(address: str) -> tuple[str | None, str, int]:
-    user, _, place = address.rpartition("@")
-    host, colon, port = place.rpartition(":")
-    if not colon or host.count(":"):  # none, or an IPv6 address
-        host, port = place, "22"
-    if not port.isdigit():
-        raise UsageError(f"{address!r} has no port after its colon.", remedy=ADD_EXAMPLE)
-    return user or None, host.strip("[]"), int(port)
-
-
-def _check_new(found: Inventory, entry: RigEntry) -> None:
-    if entry.name in found.rigs:
-        raise UsageError(
-            f"There is a rig {entry.name!r} in {found.path} already.",
-            cause="Its key has changed, or the name is taken.",
-            remedy=f"Take its key anew: sdk hil add {entry.name} --again",
-        )
-
-
-def _compare(entry: RigEntry, shown: str, given: str | None) -> None:
-    if given is not None:
-        if given != shown:
-            raise VerificationError(
-                f"{_address(entry)} shows the key {shown}; given is {given}.",
-                cause="Another machine answers there, or the fingerprint is of another key's kind.",
-                remedy="On the rig: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub",
-            )
-        return
-    typer.echo(f"{_address(entry)} shows the key {shown}", err=True)
-    if not sys.stdin.isatty():
-        raise UsageError(
-            "Nobody is here to compare the key.",
-            cause="The command runs in a script.",
-            remedy=f"If it is the rig's: --fingerprint {shown}",
-        )
-    if not typer.confirm("Is that what the rig itself shows?", err=True):
-        raise VerificationError("The key was not taken.", remedy="Nothing was changed.")
-
-
 def _say_profiles(name: str, own: str | None, fits: list[dict[str, Any]]) -> None:
     exact = [one["profile"] for one in fits if not one["differs"]]
     if own is not None and own not in exact:
@@ -398,11 +302,6 @@ def _facts(part: Any) -> list[tuple[str, str]]:
         for name, value in part.items()
         if value not in (None, [], {}, False) and name != "runtimes"
     ]
-
-
-def _address(entry: RigEntry) -> str:
-    user = f"{entry.user}@" if entry.user else ""
-    return f"{user}{entry.host}" + (f":{entry.port}" if entry.port != 22 else "")
 
 
 def _note(line: str) -> None:

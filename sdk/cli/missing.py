@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable
 
 from agent.errors import UsageError
+from sdk.cli import OURS
 
-_OURS = ("sdk", "targets", "agent", "profiles", "hil")
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)[^;]*;.*\bextra == ['\"]([a-z-]+)['\"]")
 _DISTRIBUTION = "slipway-sdk"
 
@@ -16,7 +16,7 @@ _DISTRIBUTION = "slipway-sdk"
 def as_missing(error: ModuleNotFoundError) -> UsageError | None:
     """What to install, in words; None where it is a module of our own that is not there: a bug."""
     package = (error.name or "").partition(".")[0]
-    if not package or package in _OURS:
+    if not package or package in OURS:
         return None
     extra = extra_of(package, _requirements())
     return UsageError(

@@ -20,8 +20,6 @@ from sdk.steps.runner import Runner, own_code_digest
 from sdk.workers import StepFailure
 from targets.interface import Recipe
 
-_ENDS: Mapping[str, Any] = {"crashed": "crashed", "hung": "hung", "out_of_memory": "out_of_memory"}
-
 
 def on_rig(
     runner: Runner,
@@ -78,11 +76,9 @@ def _answered(
             lowering.folder, questions.folder / "questions.safetensors", check_as,
             limits.time_limit_s, limits.memory_limit_mib,
         )  # fmt: skip
-    except RunFailedError as error:
-        kind = _ENDS.get(error.outcome, "error")
-        return StepFailure(kind=kind, message=error.what, log=folder / "log.txt", error=error)
     except ToolchainError as error:
-        return StepFailure(kind="error", message=error.what, log=folder / "log.txt", error=error)
+        kind = error.outcome if isinstance(error, RunFailedError) else "error"
+        return StepFailure(kind=kind, message=error.what, log=folder / "log.txt", error=error)
     (folder / "answers.safetensors").write_bytes(found.content)
     runner.say("done", f"{recipe.name} on {runner.rig.name}", time.monotonic() - started)
     return runner.commit(key, folder, {"placement": found.placement, "seconds": found.seconds})

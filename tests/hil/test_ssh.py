@@ -157,7 +157,7 @@ def test_a_key_with_a_passphrase_takes_it_from_the_variable(
         ({"python": "/usr/bin/python2.9"}, "No runner answers"),
         ({"python": "/bin/true"}, "No runner answers"),
         ({"folder": "/proc/rig"}, "cannot use its folder"),
-        ({"folder": "/root/rig"}, "cannot use its folder"),
+        ({"folder": "/etc/rig"}, "cannot use its folder"),
     ],
 )
 def test_what_is_wrong_with_a_rig_is_named(
