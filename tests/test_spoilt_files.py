@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from agent.errors import UsageError, VerificationError
 from agent.manifest import parse, serialise
-from sdk.detect import _key, _value
+from profiles.toml_text import toml_key, toml_value
 from sdk.project import Project
 from sdk.project_reader import load_project
 
@@ -106,7 +106,7 @@ def writable(value: Any) -> bool:
 
 def as_toml(document: dict[str, Any]) -> str:
     """The document with inline tables: any value can stand anywhere."""
-    return "\n".join(f"{_key(key)} = {_value(value)}" for key, value in document.items())
+    return "\n".join(f"{toml_key(key)} = {toml_value(value)}" for key, value in document.items())
 
 
 @given(spoilt(PROJECT).filter(writable))
