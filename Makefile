@@ -14,7 +14,7 @@ PYTEST := $(BIN)/pytest -n $(TEST_WORKERS) --dist worksteal
 STAMP := $(VENV)/.installed
 DEMO_TARGETS := $(foreach target,intel mobile jetson server-gpu linux-arm,--target $(target))
 COGGED := README.md docs/reference/cli.md docs/reference/profiles.md docs/reference/project-file.md \
-	docs/reference/agent.md docs/explanation/updates.md
+	docs/reference/agent.md docs/explanation/updates.md docs/how-to/prove-on-a-rig.md
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Every test process, and each of the many that tests start, would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE

@@ -26,6 +26,8 @@ from agent.memory_group import memory_group
 Kind = Literal["crashed", "hung", "out_of_memory", "error"]
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_PR_SET_CHILD_SUBREAPER = 36
+_END_S = 10.0  # a killed process is gone at once, unless the kernel waits for a device
 _WATCH_S = 0.05  # how often memory is looked at: rarely enough to cost a measurement nothing
 
 
@@ -127,10 +129,14 @@ class Child:
         """Undo `pause`."""
         self._signal(signal.SIGCONT)
 
-    def end(self) -> None:
-        """Kill the process and all that descend from it, paused or not, and reap it."""
+    def end(self) -> bool:
+        """Kill the process and all that descend from it, paused or not, and reap it.
+
+        Returns:
+            Whether one of them lives on: a driver holds it in the kernel.
+        """
         if self._over:  # reaped: its number may be somebody else's by now
-            return
+            return False
         self._over = True
         members = tree(self.pid)
         self._signal(signal.SIGKILL)
@@ -140,9 +146,13 @@ class Child:
         os.close(self._questions)
         os.close(self._answers)
         # One that a driver holds in the kernel cannot be killed; waiting on would hang here too.
+        until = time.monotonic() + _END_S
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=10)
+            self._process.wait(timeout=_END_S)
+        while any(map(lives, members)) and time.monotonic() < until:
+            time.sleep(_WATCH_S)
         self._ending.close()
+        return any(map(lives, members))
 
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -238,6 +248,12 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
+def adopt_orphans() -> None:
+    """Become the parent of descendants whose own parent ends: they stay in this process's tree."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
 def tree(pid: int) -> list[int]:
     """The process and all its descendants that live; the process itself comes first."""
     found = [pid]
@@ -246,6 +262,15 @@ def tree(pid: int) -> list[int]:
             with contextlib.suppress(OSError):
                 found.extend(int(child) for child in listing.read_text().split())
     return found
+
+
+def lives(pid: int) -> bool:
+    """Whether a process is there that is not merely waiting to be reaped."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return False
+    return state not in "ZX"
 
 
 def tree_memory(pid: int) -> int:

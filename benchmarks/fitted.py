@@ -30,13 +30,13 @@ from torch import nn
 from agent.bench import Budget, Contestant, Failure, contest
 from agent.codec import decode, encode
 from agent.errors import UsageError
+from agent.folders import cache_folder
 from benchmarks.architectures import ARCHITECTURES
 from benchmarks.models import MODELS
 from profiles import Profile
 from sdk.assign import find_profile
 from sdk.estimate import Interval, bounds
 from sdk.estimate.fitted import fitted_latency_ms
-from sdk.folders import cache_folder
 from sdk.steps.fit import recipes_of
 from sdk.timing_programs import INPUTS, Built, build_program
 from targets.interface import Recipe

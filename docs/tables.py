@@ -78,6 +78,7 @@ VERBS = (
     "hil doctor",
     "hil bench",
     "hil verify",
+    "hil run",
     "hil install",
     "hil power",
     "hil lock",
@@ -88,6 +89,14 @@ VERBS = (
 def table(header: list[str], rows: list[list[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def rig_outcomes() -> str:
+    from hil.outcome import MEANING
+
+    return table(
+        ["outcome", "what happened"], [[f"`{one}`", told] for one, told in MEANING.items()]
+    )
 
 
 def exit_codes() -> str:

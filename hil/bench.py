@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,15 @@ from agent.codec import canonical, decode, encode
 from agent.errors import SlipwayError, ToolchainError, from_record
 from agent.files import sha256_of
 from agent.manifest import Fingerprint
-from agent.processes import Kind
 from agent.variant import RECORD_NAME, read_record
+from hil.outcome import Outcome
 from hil.rig import OnEvent, OnProgress, Rig
 
 PROBE_S = 120.0
 INSTALL_S = 1800.0
 _TURN_S = 300.0
+LOG_BYTES = 256 << 10
+"""Of a failed run's log, its end: what is fetched of it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,9 +52,13 @@ class Probe:
 class RunFailedError(ToolchainError):
     """A run on a rig ended without a result; `outcome` says how."""
 
-    def __init__(self, what: str, outcome: Kind, *, cause: str = "", remedy: str = "") -> None:
+    def __init__(
+        self, what: str, outcome: Outcome, *, log: str = "", cause: str = "", remedy: str = ""
+    ) -> None:
         super().__init__(what, cause=cause, remedy=remedy)
-        self.outcome: Kind = outcome
+        self.outcome: Outcome = outcome
+        self.log = log
+        """What it printed, the end of it."""
 
 
 def probe(rig: Rig) -> Probe:
@@ -205,16 +211,70 @@ def install(
     return list(found["found"]["installed"])
 
 
+def command(
+    rig: Rig,
+    program: Sequence[str],
+    *,
+    files: Mapping[str, Path] | None = None,
+    time_limit_s: float,
+    alone: bool = False,
+    on_output: Callable[[str], None],
+    on_wait: Callable[[str], None] | None = None,
+) -> int:
+    """Run a program of the rig in a new folder there; its exit status, as a shell counts it.
+
+    Args:
+        rig: that is leased.
+        program: its name and arguments; no shell reads them.
+        files: that are sent into that folder first: relative path -> file.
+        time_limit_s: for all of it.
+        alone: nothing measures on that machine meanwhile.
+        on_output: is told what it prints, in pieces.
+        on_wait: is told what it waits for.
+
+    Raises:
+        UsageError: there is no such program.
+        RunFailedError: it took too long.
+        NetworkError: the line ended; what runs there is ended.
+    """
+    staged = push_files(rig, files) if files else None
+
+    def heard(event: Mapping[str, Any]) -> None:
+        if event["event"] == "output":
+            on_output(event["text"])
+        elif on_wait is not None:
+            on_wait(str(event.get("message")))
+
+    found = _ran(
+        rig, "command", heard, time_limit_s=time_limit_s, program=list(program), files=staged,
+        alone=alone,
+    )  # fmt: skip
+    return int(found["found"]["status"])
+
+
 def _ran(rig: Rig, kind: str, on_event: OnEvent | None, **asked: Any) -> dict[str, Any]:
-    found = rig.run(kind, on_event, **asked)
+    return checked(rig, rig.run(kind, on_event, **asked))
+
+
+def checked(rig: Rig, found: dict[str, Any]) -> dict[str, Any]:
+    """The end of a run that went well.
+
+    Raises:
+        RunFailedError: it did not; with the end of its log.
+        SlipwayError: what the run itself has refused, with what to do.
+    """
     if found["outcome"] == "ok":
         return found
     own: SlipwayError | None = from_record(found["error"]) if found.get("error") else None
     if found["outcome"] == "error" and own is not None and own.remedy:
         raise own
+    log = b""
+    with contextlib.suppress(SlipwayError):
+        log = rig.fetch(found["run"], "log.txt", LOG_BYTES)
     raise RunFailedError(
         f"The run on {rig.name} ended ({found['outcome']}): {found['message']}",
         found["outcome"],
+        log=log.decode(errors="replace"),
         cause="The runtime failed on that machine." if own is None else own.cause,
         remedy=f"sdk hil doctor {rig.name}",
     )

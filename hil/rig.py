@@ -187,9 +187,26 @@ class Rig:
             token=self._token, kind=kind, time_limit_s=time_limit_s, **asked,
         )  # fmt: skip
 
-    def fetch(self, run: str, name: str) -> bytes:
-        """A file that a run left."""
-        return self._answer_of("fetch", None, ANSWER_S * 10, run=run, name=name)[1]
+    def ask(
+        self, inputs: bytes, on_event: OnEvent | None = None, *, time_limit_s: float, reset: bool
+    ) -> tuple[dict[str, Any], bytes]:
+        """A question to the session that is open there: the run's end, and its outputs.
+
+        Both are safetensors, with the inputs' and outputs' names.
+
+        Raises:
+            LinkLostError: the line ended in the middle; the session there is ended.
+        """
+        return self._answer_of(
+            "ask", on_event, None, inputs, token=self._token, bytes=len(inputs),
+            time_limit_s=time_limit_s, reset=reset,
+        )  # fmt: skip
+
+    def fetch(self, run: str, name: str, last_bytes: int | None = None) -> bytes:
+        """A file that a run left, or only the end of it."""
+        return self._answer_of(
+            "fetch", None, ANSWER_S * 10, run=run, name=name, last_bytes=last_bytes
+        )[1]
 
     def clean(self, keep_bytes: int | None = None) -> list[str]:
         """Remove what was pushed, the longest unused first, down to so many bytes."""
@@ -272,13 +289,16 @@ class Rig:
         return self._answer_of(verb, on_event, wait_s, **asked)[0]
 
     def _answer_of(
-        self, verb: str, on_event: OnEvent | None, wait_s: float | None, **asked: Any
-    ) -> tuple[dict[str, Any], bytes]:
+        self, verb: str, on_event: OnEvent | None, wait_s: float | None, content: bytes = b"",
+        **asked: Any,
+    ) -> tuple[dict[str, Any], bytes]:  # fmt: skip
         number = next(self._numbers)
         if on_event is not None:
             self._events[number] = on_event
         with self._writing:
-            self._write(json.dumps({"id": number, "verb": verb, **asked}).encode() + b"\n")
+            self._write(
+                json.dumps({"id": number, "verb": verb, **asked}).encode() + b"\n" + content
+            )
         try:
             return self._wait(number, wait_s)
         finally:

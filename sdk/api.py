@@ -17,13 +17,13 @@ from agent.bench import Budget, Comparison, Measurement, bench_one, compare_fold
 from agent.codec import decode
 from agent.errors import StorageError, UsageError, VerificationError
 from agent.files import write_atomic
+from agent.folders import cache_folder, data_folder
 from agent.tensors import TensorWriter
 from agent.variant import read_record, verify_files
 from sdk import accepted, conductor
 from sdk.capture.golden import is_at_opt
 from sdk.catalog import Build, Catalog
 from sdk.events import Event, OnEvent, ignore
-from sdk.folders import cache_folder, data_folder
 from sdk.golden_check import GoldenCheck, check_golden
 from sdk.limits import DEFAULT_ACCURACY_DROP, check_limit
 from sdk.objective import Objective

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.errors import LimitError, ToolchainError, UsageError
+from agent.folders import cache_folder, data_folder
 from agent.identity import fingerprint
 from agent.manifest import Fingerprint
 from sdk.accepted import with_regressions
@@ -23,7 +24,6 @@ from sdk.assign import assign
 from sdk.cache import Cache
 from sdk.estimate import estimate
 from sdk.events import Event, OnEvent
-from sdk.folders import cache_folder, data_folder
 from sdk.foresight import unprovable
 from sdk.objective import must_be_small
 from sdk.options import Options

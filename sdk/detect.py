@@ -136,7 +136,7 @@ def _kept_fit(facts: Profile) -> tuple[Fitted, ...]:
 
 
 def _fit_file(facts: Profile) -> Path:
-    from sdk.folders import data_folder
+    from agent.folders import data_folder
 
     return data_folder() / "fitted" / f"{facts.name}-{_machine_key(facts)}.json"
 
@@ -282,7 +282,7 @@ def _engines(soc: str, root: Path) -> Iterator[tuple[str, Engine]]:
 
 
 def _default_cache() -> Path:
-    from sdk.folders import cache_folder
+    from agent.folders import cache_folder
 
     return cache_folder()
 

@@ -87,6 +87,6 @@ class Project:
 
 def profile_folders(root: Path) -> tuple[Path, ...]:
     """Where profiles are looked up before the package's own: the project, then the user."""
-    from sdk.folders import config_folder
+    from agent.folders import config_folder
 
     return (root / "profiles", config_folder() / "profiles")

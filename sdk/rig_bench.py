@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import getpass
-import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -18,33 +16,25 @@ from agent.errors import UsageError
 from agent.files import storage_errors
 from agent.manifest import Fingerprint, match
 from hil import bench
-from hil.inventory import Inventory, RigEntry
-from hil.link import open_line
+from hil.reach import Place, Say, who
 from hil.rig import Rig
 from profiles import Profile
 from sdk.workers import Workers
-
-Say = Callable[[str], None]
 
 
 class RigBench:
     """The rig of one build. Others may have it while the build compiles."""
 
-    def __init__(
-        self, entry: RigEntry, inventory: Inventory, known_hosts: Path, say: Say, locks: Path
-    ) -> None:
+    def __init__(self, place: Place, say: Say, locks: Path) -> None:
         """Nothing is reached yet.
 
         Args:
-            entry: the rig.
-            inventory: where it stands.
-            known_hosts: the keys that were taken.
+            place: where it is.
             say: is told what happens.
             locks: a folder of this machine, for a lock per machine that measures.
         """
-        self.name = entry.name
-        self._entry, self._inventory, self._known_hosts = entry, inventory, known_hosts
-        self._say, self._locks = say, locks
+        self.name = place.name
+        self._place, self._say, self._locks = place, say, locks
         self._ending = contextlib.ExitStack()
         self._rig: Rig | None = None
 
@@ -131,11 +121,9 @@ class RigBench:
         rig = self._rig
         if rig is None or (rig.is_lost and not rig.is_leased):  # it went while nobody used it
             self._say(f"reaching the rig {self.name}")
-            line = open_line(self._entry, self._inventory, self._known_hosts)
-            rig = self._ending.enter_context(Rig(self.name, line, self._entry.folder))
-            self._rig = rig
+            rig = self._rig = self._ending.enter_context(self._place.open())
         if not rig.is_leased:
-            for told in rig.lease(f"{who()} sdk build", self._say, wait_s=None):
+            for told in rig.lease(who("sdk build"), self._say, wait_s=None):
                 self._say(f"{self.name}: removed {told}")
         return rig
 
@@ -159,15 +147,6 @@ def differences(profile: Profile, device: Fingerprint) -> list[str]:
         for path, wanted in profile.match.items()
         if not match({path: wanted}, device)
     ]
-
-
-def who() -> str:
-    """This user and machine, as others are told."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = "somebody"
-    return f"{user}@{socket.gethostname()}"
 
 
 def _found(device: Fingerprint, path: str) -> object:

@@ -7,28 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from agent.folders import data_folder
 from agent.manifest import Fingerprint
-from hil.inventory import Inventory, RigEntry, inventory_path, read_inventory
-from hil.link import open_line
+from hil.inventory import RigEntry
+from hil.reach import Say, inventory_of, place_of, who
 from hil.rig import Rig
 from profiles import all_profiles, find
-from sdk.folders import config_folder, data_folder
 from sdk.project import profile_folders
-from sdk.rig_bench import RigBench, Say, differences, who
-
-
-def inventory_of(given: Path | None) -> Inventory:
-    """The inventory: as given, else `hil.toml` here or above, else the user's own.
-
-    Raises:
-        UsageError: it cannot be read.
-    """
-    return read_inventory(inventory_path(given, config_folder()))
-
-
-def known_hosts() -> Path:
-    """The hosts' keys that were taken by `sdk hil add`; those of ~/.ssh/known_hosts count too."""
-    return config_folder() / "known_hosts"
+from sdk.rig_bench import RigBench, differences
 
 
 def bench_for(name: str, given: Path | None, say: Say) -> RigBench:
@@ -37,8 +23,7 @@ def bench_for(name: str, given: Path | None, say: Say) -> RigBench:
     Raises:
         UsageError: there is none.
     """
-    inventory = inventory_of(given)
-    return RigBench(inventory.rig(name), inventory, known_hosts(), say, data_folder() / "machines")
+    return RigBench(place_of(name, given), say, data_folder() / "machines")
 
 
 def asked_of(
@@ -72,23 +57,10 @@ def reached(
         wait_s: for its turn, at most; None for as long as it takes.
 
     Raises:
-        UsageError: there is no such rig, or somebody has set it aside.
-        NetworkError: it cannot be reached.
-        VerificationError: it shows another key than the known one.
-        StorageError: somebody else has it, and the time is up.
+        UsageError: there is no such rig.
+        SlipwayError: as for `hil.reach.Place.leased`.
     """
-    with touched(name, given) as rig:
-        for told in rig.lease(f"{who()} {what}", say, wait_s=wait_s):
-            say(f"{name}: removed {told}")
-        yield rig
-
-
-@contextlib.contextmanager
-def touched(name: str, given: Path | None) -> Iterator[Rig]:
-    """The rig of that name, to be looked at without a lease; raises as `reached` does."""
-    inventory = inventory_of(given)
-    entry = inventory.rig(name)
-    with Rig(entry.name, open_line(entry, inventory, known_hosts()), entry.folder) as rig:
+    with place_of(name, given).leased(who(what), say, wait_s=wait_s) as rig:
         yield rig
 
 

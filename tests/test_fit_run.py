@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import UsageError
+from agent.folders import cache_folder, data_folder
 from agent.identity import fingerprint
 from agent.measurement import Failure, Measurement
 from agent.series import Item, series
@@ -18,7 +19,6 @@ from sdk.detect import detect, keep_fit, merged
 from sdk.estimate import estimate
 from sdk.events import Event
 from sdk.fit_judgement import Judged, used_blocks
-from sdk.folders import cache_folder, data_folder
 from sdk.microbenchmarks import Case, cases
 from sdk.steps.fit import fit_profile, measurable, recipes_of
 from sdk.timing_programs import INPUTS, build_program

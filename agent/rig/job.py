@@ -6,20 +6,25 @@ crashed, it hung, it ate the memory. What it prints goes to a log.
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent.codec import decode, encode
-from agent.errors import SlipwayError, ToolchainError, to_record
-from agent.processes import die_with, serve
+from agent.errors import SlipwayError, ToolchainError, UsageError, to_record
+from agent.processes import adopt_orphans, die_with, serve
+
+if TYPE_CHECKING:
+    from agent.sessions import CheckedSession
 
 Tell = Callable[[Mapping[str, Any]], None]
 _TOLD_S = 1.0
@@ -32,7 +37,11 @@ def main(parent: str, questions: str, answers: str) -> None:
     def tell(event: Mapping[str, Any]) -> None:
         os.write(int(answers), json.dumps({"event": dict(event)}).encode() + b"\n")
 
+    opened = Opened()
     verbs = {
+        "open": opened.open,
+        "ask": opened.ask,
+        "command": lambda **asked: command(tell=tell, **asked),
         "answer": lambda **asked: answer(tell=tell, **asked),
         "contest": lambda **asked: measure(tell=tell, **asked),
         "look": look,
@@ -75,6 +84,75 @@ def answer(
         "placement": placement,
         "seconds": time.monotonic() - began,
     }
+
+
+class Opened:
+    """A session that stays loaded between questions."""
+
+    def __init__(self) -> None:
+        self._session: CheckedSession | None = None
+
+    def open(self, *, variant: str, check_as: str | None) -> dict[str, Any]:
+        """Load a variant: {placement}."""
+        from agent.sessions import load
+
+        self._session = load(variant, check_as)
+        return {"placement": self._session.placement()}
+
+    def ask(self, *, inputs: str, out: str, reset: bool) -> dict[str, Any]:
+        """Run it once: safetensors with the inputs' names -> a file with the outputs'; {seconds}.
+
+        `reset` first, for a model that keeps state.
+        """
+        from agent.tensors import read_tensors, write_tensors
+
+        assert self._session is not None
+        if reset:
+            self._session.reset()
+        arrays = read_tensors(Path(inputs))
+        began = time.monotonic()
+        found = self._session.run(arrays)
+        seconds = time.monotonic() - began
+        write_tensors(Path(out), found.items())
+        return {"seconds": seconds}
+
+
+def command(
+    *, tell: Tell, program: Sequence[str], folder: str, files: str | None
+) -> dict[str, Any]:
+    """Run a program of the rig, and tell what it prints; {status}, as a shell counts it.
+
+    Args:
+        tell: is told what it prints, in pieces.
+        program: its name and arguments; no shell reads them.
+        folder: it works there.
+        files: a folder whose files are copied there first, or None.
+
+    Raises:
+        UsageError: there is no such program.
+    """
+    if files is not None:
+        shutil.copytree(files, folder, dirs_exist_ok=True)
+    adopt_orphans()  # so that what it leaves behind is ended with this process
+    own = os.getpid()
+    try:
+        process = subprocess.Popen(
+            program, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, preexec_fn=lambda: die_with(own),  # noqa: PLW1509  one thread
+        )  # fmt: skip
+    except OSError as error:
+        raise UsageError(
+            f"The rig cannot run {program[0][:200]!r}: {error.strerror}.",
+            cause="It is not installed there, or was not sent along: it runs in a new folder.",
+            remedy="Name it by its whole path, or send it: --send FILE",
+        ) from error
+    text = codecs.getincrementaldecoder("utf-8")("replace")
+    with process:
+        assert process.stdout is not None
+        while piece := os.read(process.stdout.fileno(), 1 << 14):
+            tell({"event": "output", "text": text.decode(piece)})
+    status = process.returncode
+    return {"status": status if status >= 0 else 128 - status}
 
 
 def measure(

@@ -12,6 +12,7 @@ import contextlib
 import functools
 import json
 import os
+import queue
 import sys
 import threading
 import time
@@ -20,20 +21,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from agent.boot import boot_id, uptime_s
-from agent.bootstrap import own_command
-from agent.errors import SlipwayError, StorageError, UsageError, VerificationError, to_record
-from agent.files import remove_tree
-from agent.processes import Child, ChildError
-from agent.rig.job import own_python
+from agent.errors import SlipwayError, StorageError, UsageError, to_record
 from agent.rig.lease import Lease
-from agent.rig.machine import MachineLock
-from agent.rig.quiet import wait_for_quiet
-from agent.rig.store import Store
+from agent.rig.runs import Runs, Tell, end_strays, tail
+from agent.rig.store import Store, receive, skip
 
 VERSION = 1
 SILENT_S = 30.0
 """A client that says nothing for so long is taken for gone."""
-_STEP_S = 0.2
 
 
 def serve(home: str) -> None:
@@ -65,10 +60,11 @@ class Runner:
         self._store = Store(home)
         self._lease: Lease | None = None
         self._heard_s = time.monotonic()
-        self._child: Child | None = None
-        self._runs = False
+        self._runs = Runs(home, self._store, self._check)
+        self._is_busy = False
+        self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        threading.Thread(target=self._run_all, daemon=True).start()
         self._over = threading.Event()
-        self._left: list[Path] = []
         self._verbs: dict[str, Callable[..., Any]] = {
             "hello": self._hello,
             "beat": self._beat,
@@ -95,6 +91,9 @@ class Runner:
             if verb == "put":
                 if not self._put(number, asked):
                     return
+            elif verb == "ask":
+                if not self._ask(number, asked):
+                    return
             elif verb == "run":
                 self._begin_run(number, asked)
             elif verb in self._verbs:
@@ -112,10 +111,7 @@ class Runner:
     def end(self) -> None:
         """End what runs, and let others have the rig."""
         self._over.set()
-        child = self._child
-        if child is not None:
-            with contextlib.suppress(OSError):
-                child.end()
+        self._runs.end()
         self._let_go()
 
     def _let_go(self) -> None:
@@ -123,11 +119,11 @@ class Runner:
         lease, self._lease = self._lease, None
         if lease is None:
             return
+        still = False
         with contextlib.suppress(SlipwayError):
-            lease.check()  # else they are another client's by now
-            for folder in self._left:
-                remove_tree(folder)
-        self._left.clear()
+            lease.check()
+            still = True
+        self._runs.clear(remove=still)
         lease.release()
 
     def _hello(self) -> dict[str, Any]:
@@ -161,13 +157,13 @@ class Runner:
             self._lease = Lease(self._home, name)
         waits = self._lease.ask()
         if waits is None:
-            cleaned = self._store.clean()
+            cleaned = [*end_strays(self._home), *self._store.clean()]
             return {"token": self._lease.token, "cleaned": cleaned}
         before, holder = waits
         return {"token": None, "before": before, "holder": holder.name if holder else None}
 
     def _release(self) -> dict[str, Any]:
-        if self._runs:
+        if self._is_busy:
             raise _busy()
         self._let_go()
         return {}
@@ -212,129 +208,58 @@ class Runner:
         self._say({"id": number, "result": {"whole": whole}})
         return True
 
-    def _fetch(self, run: str, name: str) -> bytes:
+    def _fetch(self, run: str, name: str, last_bytes: int | None = None) -> bytes:
         """A file that a run left."""
-        folder = self._home / "runs" / run
-        path = folder / name
-        if not run.isdigit() or path.parent != folder or not path.is_file():
-            raise VerificationError(
-                f"The run {run[:20]!r} left no {name[:80]!r}.",
-                cause="It was cleaned up: another client had the rig since.",
-                remedy="Run it again.",
-            )
-        return path.read_bytes()
+        return tail(self._home, run, name, last_bytes)
+
+    def _ask(self, number: int, asked: dict[str, Any]) -> bool:
+        """Take a question's inputs, and answer it; False where the line cannot be followed."""
+        try:
+            length, token = int(asked["bytes"]), int(asked["token"])
+            limit_s, reset = float(asked["time_limit_s"]), bool(asked["reset"])
+        except (LookupError, TypeError, ValueError):
+            self._say({"id": number, "error": to_record(_nonsense(b"ask"))})
+            return False
+        try:
+            if self._is_busy:
+                raise _busy()
+            path = self._runs.inputs_file(token)
+            receive(path, length, self._lines, self._heard)
+        except EOFError:
+            return False
+        except SlipwayError as error:
+            self._say({"id": number, "error": to_record(error)})
+            if not isinstance(error, StorageError):  # of all others the bytes were not read
+                skip(self._lines, length, self._heard)
+            return True
+        self._begin(number, lambda tell: self._runs.ask(tell, token, limit_s, reset=reset))
+        return True
 
     def _begin_run(self, number: int, asked: dict[str, Any]) -> None:
-        """In a thread of its own: whoever asked says meanwhile that it lives."""
-        if self._runs:
+        if self._is_busy:
             self._say({"id": number, "error": to_record(_busy())})
             return
+        self._begin(number, lambda tell: self._runs.carry_out(tell, **asked))
 
-        def act() -> dict[str, Any]:
-            try:
-                return self._carried_out(number, **asked)
-            finally:
-                self._runs = False
-
-        self._runs = True
-        threading.Thread(target=self._answer, args=(number, act), daemon=True).start()
-
-    def _carried_out(
-        self,
-        number: int,
-        token: int,
-        kind: str,
-        time_limit_s: float,
-        memory_limit_mib: int | None = None,
-        **asked: Any,
-    ) -> dict[str, Any]:
-        """One run: {outcome: ok | crashed | hung | out_of_memory | error, ...}."""
-        self._check(token)
-        folder = self._store.run_folder()
-        self._left.append(folder)
+    def _begin(self, number: int, work: Callable[[Tell], Any]) -> None:
+        """Beside the thread that reads: whoever asked says meanwhile that it lives."""
 
         def tell(event: Mapping[str, Any]) -> None:
             self._say({"id": number, "event": dict(event)})
 
-        arguments = self._arguments(kind, folder, memory_limit_mib, asked)
-        lock = MachineLock(lambda line: tell({"event": "waiting", "message": line}))
-        with contextlib.ExitStack() as ending:
-            notes = []
-            if kind == "contest":
-                ending.callback(lock.release)
-                lock.take(self._pause)
-                restless = wait_for_quiet(lambda _: self._pause(3.0))
-                notes = [restless] if restless else []
-            child = Child(
-                own_command("agent.rig.job", python=self._python(kind)),
-                log=folder / "log.txt",
-                folder=folder,
-                memory_limit_bytes=None
-                if kind == "contest" or memory_limit_mib is None
-                else memory_limit_mib << 20,
-            )
-            ending.callback(child.end)
-            self._child = child
-            ending.callback(self._forget)
+        def act() -> Any:
             try:
-                found = child.ask(
-                    {"verb": kind, **arguments}, time_limit_s=time_limit_s, on_event=tell
-                )
-            except ChildError as error:
-                return {
-                    "outcome": error.kind,
-                    "message": str(error),
-                    "error": error.error,
-                    "run": folder.name,
-                }
-        self._check(token)
-        return {"outcome": "ok", "found": found, "notes": notes, "run": folder.name}
+                return work(tell)
+            finally:
+                self._is_busy = False
 
-    def _arguments(
-        self, kind: str, folder: Path, memory_limit_mib: int | None, asked: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """What the job is asked, with the folders here that its names stand for."""
-        if kind == "answer":
-            return {
-                "variant": str(self._store.staged(asked["variant"])),
-                "questions": str(self._one_file(asked["questions"])),
-                "out": str(folder / "answers.safetensors"),
-                "check_as": asked.get("check_as"),
-            }
-        if kind == "contest":
-            return {
-                "contestants": {
-                    name: str(self._store.staged(staged))
-                    for name, staged in asked["contestants"].items()
-                },
-                "inputs": str(self._one_file(asked["inputs"])),
-                "logs": str(folder),
-                "budget": asked["budget"],
-                "race": asked.get("race"),
-                "time_limit_s": asked["turn_limit_s"],
-                "memory_limit_mib": memory_limit_mib,
-            }
-        if kind in ("look", "probe"):
-            return {}
-        if kind == "install":
-            wheels = str(self._store.staged(asked["wheels"]))
-            return {"wheels": wheels, "home": str(self._home), "packages": asked["packages"]}
-        raise _unknown(kind)
+        self._is_busy = True
+        self._work.put(functools.partial(self._answer, number, act))
 
-    def _python(self, kind: str) -> str:
-        """The environment that was installed here has the runtimes, where there is one."""
-        own = own_python(self._home)
-        return str(own) if own.is_file() and kind != "install" else sys.executable
-
-    def _one_file(self, staged: str) -> Path:
-        return next(path for path in self._store.staged(staged).iterdir() if path.is_file())
-
-    def _pause(self, seconds: float = _STEP_S) -> None:
-        if self._over.wait(seconds):
-            raise UsageError("The run was called off.")
-
-    def _forget(self) -> None:
-        self._child = None
+    def _run_all(self) -> None:
+        """In one thread for all runs: a process dies with the thread that started it."""
+        while True:
+            self._work.get()()
 
     def _check(self, token: int) -> None:
         if self._lease is None or self._lease.token != token:
@@ -358,7 +283,10 @@ class Runner:
             self._say({"id": number, "error": to_record(told)})
         else:
             if isinstance(found, bytes):
-                self._say({"id": number, "result": {}, "bytes": len(found)}, found)
+                found = {}, found
+            if isinstance(found, tuple):
+                result, content = found
+                self._say({"id": number, "result": result, "bytes": len(content)}, content)
             else:
                 self._say({"id": number, "result": found})
 

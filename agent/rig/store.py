@@ -100,7 +100,7 @@ class Store:
                 out.flush()
                 os.fsync(out.fileno())
         except StorageError:
-            _skip(stream, left, heard)
+            skip(stream, left, heard)
             raise
         if digest.hexdigest() != sha256:
             part.unlink()
@@ -220,7 +220,29 @@ class Store:
         return part
 
 
-def _skip(stream: BinaryIO, left: int, heard: Callable[[], None]) -> None:
+def receive(path: Path, length: int, stream: BinaryIO, heard: Callable[[], None]) -> None:
+    """Write what comes to a file that is only read after this.
+
+    Raises:
+        StorageError: it cannot be written; all of it was read past.
+        EOFError: the line ended.
+    """
+    left = length
+    try:
+        with storage_errors(path), path.open("wb") as out:
+            while left:
+                chunk = stream.read(min(left, CHUNK_BYTES))
+                if not chunk:
+                    raise EOFError
+                left -= len(chunk)
+                heard()
+                out.write(chunk)
+    except StorageError:
+        skip(stream, left, heard)
+        raise
+
+
+def skip(stream: BinaryIO, left: int, heard: Callable[[], None]) -> None:
     """Read past what cannot be stored, so that the next request is found."""
     while left:
         chunk = stream.read(min(left, CHUNK_BYTES))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +20,7 @@ import numpy as np
 from agent import buckets
 from agent.calls import of_runtime
 from agent.errors import ToolchainError, UsageError
+from agent.folders import cache_folder
 from agent.formats import formats
 from agent.identity import fingerprint
 from agent.inputs import check_inputs
@@ -206,9 +206,7 @@ def prepared_folder(record: VariantRecord) -> Path:
 
     The cache is `$SLIPWAY_CACHE`, else `$XDG_CACHE_HOME/slipway`, else `~/.cache/slipway`.
     """
-    own, base = os.environ.get("SLIPWAY_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    cache = Path(own) if own else (Path(base) if base else Path.home() / ".cache") / "slipway"
-    return cache / "prepared" / prepared_name(record)
+    return cache_folder() / "prepared" / prepared_name(record)
 
 
 def _load_prepared(

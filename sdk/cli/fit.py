@@ -47,12 +47,12 @@ def fit(
     seen; exit code 3 where none is.
     """
     from agent.files import write_atomic
+    from agent.folders import cache_folder
     from sdk import detect
     from sdk.assign import find_profile
     from sdk.cache import Cache
     from sdk.cli.progress import shown
     from sdk.fit_judgement import used_blocks
-    from sdk.folders import cache_folder
     from sdk.report.profiles import fitted_lines
     from sdk.steps.fit import fit_profile
     from sdk.workers import Workers

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import concurrent.futures
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from agent.errors import SlipwayError, StorageError
+from agent.errors import SlipwayError, StorageError, UsageError
 from sdk.cli.fleet_common import say, table
 from sdk.cli.hil_add import ADD_EXAMPLE, add
 from sdk.cli.hil_common import InventoryFile, Json, Name, address
@@ -26,6 +27,7 @@ VERIFY_EXAMPLE = "Example: sdk hil verify desk-orin build/digits/jetson-orin-nan
 POWER_EXAMPLE = "Example: sdk hil power desk-orin cycle"
 LOCK_EXAMPLE = "Example: sdk hil lock desk-orin --why 'a new heat sink'"
 UNLOCK_EXAMPLE = "Example: sdk hil unlock desk-orin"
+RUN_EXAMPLE = "Example: sdk hil run desk-orin -- tegrastats --interval 1000"
 INSTALL_EXAMPLE = "Example: sdk hil install desk-orin --wheels wheels numpy onnxruntime"
 
 hil_app = typer.Typer(
@@ -49,7 +51,7 @@ def list_rigs(
     json: Json = False,
 ) -> None:
     """The rigs of the inventory, and who has them."""
-    from sdk.rigs import inventory_of
+    from hil.reach import inventory_of
 
     found = inventory_of(inventory)
     entries = list(found.rigs.values())
@@ -78,7 +80,8 @@ def list_rigs(
 def probe(name: Name, inventory: InventoryFile = None, json: Json = False) -> None:
     """What a rig is, which runtimes work there, and which profile fits it."""
     from hil import bench
-    from sdk.rigs import closest, inventory_of, reached
+    from hil.reach import inventory_of
+    from sdk.rigs import closest, reached
 
     entry = inventory_of(inventory).rig(name)
     with (
@@ -121,11 +124,13 @@ def doctor(
     """Look for what is wrong with a rig, and say what to do about it."""
     from hil import bench
     from hil.health import checks
-    from sdk.rigs import differences_of, inventory_of, reached, touched
+    from hil.reach import place_of
+    from sdk.rigs import differences_of, reached
 
-    entry = inventory_of(inventory).rig(name)
+    place = place_of(name, inventory)
+    entry = place.entry
     with err_console().status(f"looking at {name}"):
-        with touched(name, inventory) as rig:
+        with place.open() as rig:
             hello = rig.hello
         if hello["aside"] is not None:
             raise StorageError(
@@ -221,6 +226,52 @@ def install(
     say("\n".join(found))
 
 
+@hil_app.command("run", epilog=RUN_EXAMPLE)
+def run(
+    name: Name,
+    program: Annotated[
+        list[str], typer.Argument(metavar="-- PROGRAM [ARGS]...", help="Of the rig.")
+    ],
+    send: Annotated[
+        list[Path] | None,
+        typer.Option("--send", metavar="FILE", help="Into its folder there; repeat for more."),
+    ] = None,
+    alone: Annotated[
+        bool, typer.Option("--alone", help="While nothing else measures on that machine.")
+    ] = False,
+    limit: Annotated[
+        float, typer.Option("--limit", metavar="SECONDS", min=1, help="It is ended after this.")
+    ] = 3600.0,
+    wait: Wait = None,
+    inventory: InventoryFile = None,
+) -> None:
+    """Run a program on a rig that this client alone has; prints what it prints.
+
+    It ends with the program's own exit status. No shell reads its words. Whatever ends this command
+    ends the program there, with all that it has started.
+    """
+    from hil import bench
+    from sdk.rigs import reached
+
+    files = {path.name: path for path in send or []}
+    if len(files) < len(send or []):
+        raise UsageError("Two files to be sent have the same name.", remedy="Rename one.")
+    for path in files.values():
+        if not path.is_file():
+            raise UsageError(f"{path} is no file.", remedy="--send takes files, not folders.")
+    with reached(name, inventory, _note, what=f"sdk hil run {program[0]}", wait_s=wait) as rig:
+        status = bench.command(
+            rig, program, files=files, time_limit_s=limit, alone=alone, on_output=_show,
+            on_wait=_note,
+        )  # fmt: skip
+    raise typer.Exit(status)
+
+
+def _show(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
 @hil_app.command("lock", epilog=LOCK_EXAMPLE)
 def lock(
     name: Name,
@@ -228,20 +279,19 @@ def lock(
     inventory: InventoryFile = None,
 ) -> None:
     """Set a rig aside: nobody else's runs begin there until it is unlocked."""
-    from sdk.rig_bench import who
-    from sdk.rigs import touched
+    from hil.reach import place_of, who
 
-    with touched(name, inventory) as rig:
-        rig.set_aside(who(), why)
-    say(f"{name} is {who()}'s until: sdk hil unlock {name}")
+    with place_of(name, inventory).open() as rig:
+        rig.set_aside(who(""), why)
+    say(f"{name} is {who('')}'s until: sdk hil unlock {name}")
 
 
 @hil_app.command("unlock", epilog=UNLOCK_EXAMPLE)
 def unlock(name: Name, inventory: InventoryFile = None) -> None:
     """Give a rig back that was set aside, by whomever."""
-    from sdk.rigs import touched
+    from hil.reach import place_of
 
-    with touched(name, inventory) as rig:
+    with place_of(name, inventory).open() as rig:
         was = rig.give_back()
     say(f"{name} is free." if was else f"{name} was not set aside.")
 
@@ -256,7 +306,7 @@ def power(
 ) -> None:
     """Switch a rig on or off, off and on again, or ask its switch."""
     from hil import power as switches
-    from sdk.rigs import inventory_of
+    from hil.reach import inventory_of
 
     entry = inventory_of(inventory).rig(name)
     if what == "cycle":
@@ -269,12 +319,12 @@ def power(
 
 
 def _state(entry: RigEntry, inventory: Path | None, *, reach: bool) -> dict[str, Any]:
-    from sdk.rigs import touched
+    from hil.reach import place_of
 
     if not reach:
         return {"state": "not asked", "holder": None}
     try:
-        with touched(entry.name, inventory) as rig:
+        with place_of(entry.name, inventory).open() as rig:
             hello = rig.hello
     except SlipwayError as error:
         return {"state": error.what, "holder": None}

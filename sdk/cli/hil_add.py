@@ -45,10 +45,10 @@ def add(
 
     The key is shown, and asked about; a script names it with --fingerprint.
     """
+    from agent.folders import config_folder
     from hil.inventory import RigEntry, add_rig, inventory_path
     from hil.link import host_key, key_name, trust
-    from sdk.folders import config_folder
-    from sdk.rigs import inventory_of, known_hosts
+    from hil.reach import inventory_of, known_hosts
 
     found = inventory_of(inventory)
     if again:

@@ -53,9 +53,9 @@ def show_profile(
     json: Json = False,
 ) -> None:
     """One profile: its engines, memory, rates and software, each figure with its source."""
+    from agent.folders import cache_folder
     from sdk.assign import find_profile
     from sdk.detect import host_target, profile_toml
-    from sdk.folders import cache_folder
     from sdk.report.profiles import drawing
     from targets import target_names
 
@@ -103,8 +103,8 @@ def detect_profile(
 ) -> None:
     """This machine as a profile: CPU, ISA flags, cores, memory, measured bandwidth and peak."""
     from agent.files import write_atomic
+    from agent.folders import cache_folder
     from sdk.detect import detect, host_target, profile_toml
-    from sdk.folders import cache_folder
 
     with err_console().status("measuring bandwidth and peak"):
         profile = detect(target or host_target(), cache_folder())

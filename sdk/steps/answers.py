@@ -17,8 +17,13 @@ from sdk.samples import StoredSamples
 from sdk.steps.capture import Captured
 from sdk.steps.lower import Lowering
 from sdk.steps.runner import Runner, own_code_digest
-from sdk.workers import StepFailure
+from sdk.workers import FailureKind, StepFailure
 from targets.interface import Recipe
+
+_KINDS: dict[str, FailureKind] = {
+    "timeout": "hung", "hang": "hung", "crashed": "crashed", "out_of_memory": "out_of_memory",
+}  # fmt: skip
+"""How a run on a rig ended -> as the same is called of a step that ran here."""
 
 
 def on_rig(
@@ -77,8 +82,13 @@ def _answered(
             limits.time_limit_s, limits.memory_limit_mib,
         )  # fmt: skip
     except ToolchainError as error:
-        kind = error.outcome if isinstance(error, RunFailedError) else "error"
-        return StepFailure(kind=kind, message=error.what, log=folder / "log.txt", error=error)
+        log = folder / "log.txt"
+        if not isinstance(error, RunFailedError):
+            return StepFailure(kind="error", message=error.what, log=log, error=error)
+        log.write_text(error.log)
+        return StepFailure(
+            kind=_KINDS.get(error.outcome, "error"), message=error.what, log=log, error=error
+        )
     (folder / "answers.safetensors").write_bytes(found.content)
     runner.say("done", f"{recipe.name} on {runner.rig.name}", time.monotonic() - started)
     return runner.commit(key, folder, {"placement": found.placement, "seconds": found.seconds})

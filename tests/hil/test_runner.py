@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from agent.errors import NetworkError, SlipwayError, StorageError, UsageError, VerificationError
-from agent.processes import tree
+from agent.processes import lives, tree
 from agent.rig import lease, serve
 from agent.rig.store import Store
 from hil.bench import look, push_files
@@ -276,7 +276,7 @@ def _job(rig: Rig) -> int:
 
 
 @pytest.mark.parametrize(
-    ("end", "outcome"), [(signal.SIGKILL, "crashed"), (signal.SIGSTOP, "hung")]
+    ("end", "outcome"), [(signal.SIGKILL, "crashed"), (signal.SIGSTOP, "timeout")]
 )
 def test_a_job_that_dies_or_hangs_has_a_typed_end(started: Started, end: int, outcome: str) -> None:
     rig = _leased(started())
@@ -306,9 +306,9 @@ def test_a_client_that_goes_ends_its_run(started: Started) -> None:
     thread.join(20)
     assert isinstance(ends[0], LinkLostError)
     until = time.monotonic() + 10
-    while Path(f"/proc/{job}").exists() and time.monotonic() < until:
+    while lives(job) and time.monotonic() < until:
         time.sleep(0.05)
-    assert not Path(f"/proc/{job}").exists()
+    assert not lives(job)
     _leased(started())
 
 
