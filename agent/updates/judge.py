@@ -16,7 +16,8 @@ _IN_SECONDS = ("latency_us", "load_us", "throughput_milli_per_s")
 _UNPAIRED = ("load_us",)
 """In seconds, and not taken in turns with what it is held against: busy devices blur it too."""
 _BUSY = "the device was busy; only ratios are judged then"
-_QUANTILES = {500: "p50", 900: "p90", 950: "p95", 990: "p99"}
+_MEDIAN = 500
+_QUANTILES = {_MEDIAN: "p50", 900: "p90", 950: "p95", 990: "p99"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,6 +101,26 @@ def judge_floors(floors: Sequence[Floor], found: Mapping[str, float]) -> Judgeme
     return Judgement(breaches=tuple(breaches), skipped=())
 
 
+def ratios(own: Measurement, running: Measurement) -> dict[str, float]:
+    """How a variant compares with the one that runs, from one contest; what is known of it.
+
+    Returns:
+        `latency@500` (paired by turns), `latency@900` and so on, of the runs' quantiles, and
+        `memory`, of the peaks -> that of the new one over that of the running one.
+    """
+    found = {}
+    for permille, name in _QUANTILES.items():
+        if permille == _MEDIAN:
+            found[f"latency@{permille}"] = compare(own, running).value
+            continue
+        one, two = (each.latency_ms.bounds.get(name) for each in (own, running))
+        if one is not None and two is not None and two.value:
+            found[f"latency@{permille}"] = one.value / two.value
+    if own.memory_peak_bytes and running.memory_peak_bytes:
+        found["memory"] = own.memory_peak_bytes / running.memory_peak_bytes
+    return found
+
+
 def _absolute(gate: Gate, own: Measurement, *, steady: bool) -> str | None:
     """What is broken, nothing, or None where the figure is not known."""
     interval = _figure(gate, own)
@@ -118,7 +139,7 @@ def _absolute(gate: Gate, own: Measurement, *, steady: bool) -> str | None:
 def _figure(gate: Gate, own: Measurement) -> tuple[float, float, float] | None:
     """(least, value, greatest) in the gate's unit."""
     if gate.quantity == "latency_us":
-        name = _QUANTILES.get(gate.quantile_permille or 500)
+        name = _QUANTILES.get(gate.quantile_permille or _MEDIAN)
         bounds = own.latency_ms.bounds.get(name or "")
         if bounds is None:
             return None

@@ -22,7 +22,7 @@ from agent.metrics import agreement, metric
 from agent.processes import die_with, memory, serve
 from agent.sessions import CheckedSession, open_record
 from agent.tensors import read_tensors
-from agent.updates.judge import judge, judge_floors
+from agent.updates.judge import judge, judge_floors, ratios
 from agent.updates.proof import Asked, Found, Placed
 from agent.variant import RECORD_NAME, record_bytes
 
@@ -139,6 +139,7 @@ def speed(asked: Asked) -> Found:
     if running is not None:
         ratio = compare(own, running)
         facts["ratio_to_running"] = {"value": ratio.value, "low": ratio.low, "high": ratio.high}
+        facts["ratios_to_running"] = ratios(own, running)
     return Found(
         reasons=tuple(breach.what for breach in judged.breaches),
         notes=(*notes, *judged.skipped),

@@ -70,7 +70,8 @@ class Proof:
     notes: tuple[str, ...] = ()
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """agreement {output: value}, drop {value, low, high, n}, memory_bytes, most_memory_bytes,
-    measurement, ratio_to_running {value, low, high}: those that were looked at."""
+    measurement, ratio_to_running {value, low, high}, ratios_to_running {`latency@950`, `memory`}:
+    those that were looked at."""
 
     @property
     def p50_ms(self) -> float:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from agent.identity import Conditions
 from agent.manifest import Floor, Gate
 from agent.measurement import Measurement, latency
-from agent.updates.judge import judge, judge_floors
+from agent.updates.judge import judge, judge_floors, ratios
 from agent.updates.proof import room_to_measure, unmeasured
 
 CALM = Conditions(power_mode=None, governor=None, clocks_mhz=(), load_1m=None, temperatures_c={})
@@ -74,6 +74,31 @@ def test_an_absolute_gate(gate: Gate, holds: bool) -> None:
     if not holds:
         bound = gate.max if gate.max is not None else gate.min
         assert f"the gate is {bound}" in judged.breaches[0].what
+
+
+def test_what_is_told_of_how_a_variant_compares() -> None:
+    found = ratios(measured(3.0, memory_peak_bytes=150 << 20), measured(2.0))
+    assert set(found) == {"latency@500", "latency@900", "latency@950", "latency@990", "memory"}
+    assert found.pop("memory") == 1.5
+    assert all(abs(value - 1.5) < 0.03 for value in found.values()), found
+
+
+def test_the_tail_is_compared_by_itself() -> None:
+    """A release may be as fast at the median, and stutter."""
+    own = measured(1.0)
+    bounds = {**own.latency_ms.bounds}
+    tail = bounds["p95"]
+    bounds["p95"] = dataclasses.replace(tail, value=4.0 * tail.value)
+    stutters = dataclasses.replace(
+        own, latency_ms=dataclasses.replace(own.latency_ms, bounds=bounds)
+    )
+    found = ratios(stutters, own)
+    assert (found["latency@500"], found["latency@950"]) == (1.0, 4.0)
+
+
+def test_what_is_not_known_of_both_is_not_compared() -> None:
+    few, nothing = measured(1.0, runs=50), measured(1.0, memory_peak_bytes=None)
+    assert set(ratios(few, nothing)) == {"latency@500", "latency@900"}
 
 
 def test_a_figure_that_could_be_on_either_side_refuses_nothing() -> None:

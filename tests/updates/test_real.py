@@ -297,6 +297,9 @@ def test_slower_than_what_runs_is_refused_where_the_assignment_says_so(bench: Be
     )
     facts = bench.proof["facts"]
     assert 0 < float(facts["ratio_to_running"]["low"]) <= float(facts["ratio_to_running"]["high"])
+    ratios = {name: float(told) for name, told in facts["ratios_to_running"].items()}
+    assert ratios["latency@500"] == float(facts["ratio_to_running"]["value"])
+    assert 0.1 < ratios["memory"] < 10
 
 
 def test_a_ratio_is_skipped_and_said_on_a_first_install(bench: Bench) -> None:
