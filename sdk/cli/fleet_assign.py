@@ -20,6 +20,7 @@ from sdk.cli.fleet_common import (
     share,
     share_or_count,
 )
+from sdk.cli.fleet_gates import advance_if, gated
 from sdk.cli.fleet_watch import follow
 from sdk.cli.output import err_console, print_json
 
@@ -68,6 +69,31 @@ def assign(
         Literal["pause", "revert"],
         typer.Option("--on-halt", help="Then wait for you, or take it back by itself."),
     ] = "pause",
+    gate: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--gate", metavar="GATE",
+            help="What devices have to have measured, for each kind of hardware, before the next "
+            "stage opens; again for more. Such as latency@950<=1.1, memory<=1.1, drop<=1%, "
+            "agreement>=0.999, confirmed>=90%.",
+        ),
+    ] = None,
+    gate_devices: Annotated[
+        int, typer.Option("--gate-devices", min=1, help="So many of a kind have to report.")
+    ] = 1,
+    gate_confidence: Annotated[
+        str, typer.Option("--gate-confidence", metavar="SHARE", help="Of what gates conclude.")
+    ] = "95%",
+    liars: Annotated[
+        str,
+        typer.Option("--liars", metavar="SHARE", help="Gates hold though so many devices lie."),
+    ] = "20%",
+    unproven: Annotated[
+        Literal["halt", "pass"],
+        typer.Option(
+            "--unproven", help="Of a kind with too few devices for its gates: stop, or go on."
+        ),
+    ] = "halt",
     slower_at_most: Annotated[
         float | None,
         typer.Option(
@@ -96,12 +122,14 @@ def assign(
         "soak_s": seconds(soak, "--soak"),
         "timeout_s": seconds(timeout, "--timeout"),
     }
+    asked = advance_if(gate or [], gate_devices, gate_confidence, liars, unproven)
+    staged, said = gated([{**one, **stage} for one in reaches], asked)
     order = {
         "model": model,
         "release": release,
         "group": group,
         "device": device,
-        "stages": [{**one, **stage} for one in reaches],
+        "stages": staged,
         "halt_if": [{"share": share(halt_at, "--halt-at"), "at_least": halt_min}],
         "on_halt": on_halt,
         "gates": _gates(slower_at_most),
@@ -109,7 +137,7 @@ def assign(
     }
     with opened(server, key_file) as client:
         found = client.ask("POST", "rollouts", body={**order, "dry_run": True})
-        for line in fit_words(found["fit"]):
+        for line in [*said, *fit_words(found["fit"])]:
             err_console().print(line, markup=False, soft_wrap=True)
         if not dry_run:
             found = client.ask("POST", "rollouts", body=order)
@@ -127,7 +155,8 @@ def assign(
 def fit_words(fit: dict[str, Any]) -> list[str]:
     """Whom a release reaches, for a person; the most frequent reason first.
 
-    >>> fit_words({"fits": 3, "unknown": 1, "has_it": 0, "reasons": {"it lacks openvino": 2}})
+    >>> reasons = {"it lacks openvino": 2}
+    >>> fit_words({"fits": 3, "unknown": 1, "has_it": 0, "reasons": reasons, "unproven": []})
     ['3 can run it', '1 have not told what they are: they find out themselves', \
 '2 cannot: it lacks openvino']
     """
@@ -137,7 +166,7 @@ def fit_words(fit: dict[str, Any]) -> list[str]:
     if fit["unknown"]:
         lines.append(f"{fit['unknown']} have not told what they are: they find out themselves")
     ordered = sorted(fit["reasons"].items(), key=lambda item: (-item[1], item[0]))
-    return lines + [f"{count} cannot: {why}" for why, count in ordered]
+    return [*lines, *(f"{count} cannot: {why}" for why, count in ordered), *fit["unproven"]]
 
 
 def _whom(

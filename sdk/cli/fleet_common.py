@@ -16,6 +16,8 @@ from agent.errors import UsageError
 from sdk.cli.output import out_console
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from sdk.fleet.client import FleetClient
 
 API_KEY = "SLIPWAY_API_KEY"
@@ -126,6 +128,11 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[Any]], nothing: str) -> 
     if not made.row_count:
         say(nothing)
         return
+    show_table(made)
+
+
+def show_table(made: Table) -> None:
+    """Print a table."""
     console = out_console()
     if not console.is_terminal:  # a log has no width: nothing is cut for it
         console.width = 1000

@@ -17,8 +17,10 @@ from sdk.cli.fleet_common import (
     moment,
     opened,
     say,
+    show_table,
     table,
 )
+from sdk.cli.fleet_gates import gate_table
 from sdk.cli.fleet_watch import counts, headline, whom
 from sdk.cli.output import print_json
 
@@ -67,7 +69,7 @@ def list_rollouts(
 def show(
     rollout: RolloutName, server: Server = LOCAL, key_file: KeyFile = None, json: Json = False
 ) -> None:
-    """How far a rollout has come, by hardware, and why devices did not keep it."""
+    """How far a rollout has come, by hardware; its gates; and why devices did not keep it."""
     with opened(server, key_file) as client:
         found = client.ask("GET", "rollouts", rollout)
     if json:
@@ -86,6 +88,11 @@ def show(
         if ratio:
             told = f"; {ratio['median']:.2f} times the latency before, on {ratio['devices']}"
         say(f"  {hardware}: {counts(one)}{told}")
+    if found["judged"]:
+        show_table(gate_table(found["judged"]))
+    for one in found["odd"]:
+        told = f"{one['gate']} {one['value']:.3f}, the median of {one['hardware']} is"
+        say(f"  look at the device {one['device']}: {told} {one['median']:.3f}")
     for one in found["reasons"]:
         say(f"  {one['devices']} {one['state']}: {one['reason'] or 'no reason was given'}")
 

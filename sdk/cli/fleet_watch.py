@@ -13,6 +13,7 @@ import typer
 
 from agent.errors import LimitError, NetworkError
 from sdk.cli.fleet_common import LOCAL, Json, KeyFile, Server, moment, opened, plain, say
+from sdk.cli.fleet_gates import gate_table
 from sdk.cli.output import err_console, out_console
 
 if TYPE_CHECKING:
@@ -199,6 +200,8 @@ def _log_line(found: dict[str, Any]) -> None:
     for one in found.get("rollouts", [found]):
         reason = f" ({one['reason']})" if one["reason"] else ""
         say(f"{at} {headline(one)}: {counts(one['progress'])}{reason}")
+        for judged in one["judged"]:
+            say(f"{at}   {judged['words']}")
 
 
 def _state(found: dict[str, Any]) -> Any:
@@ -206,7 +209,9 @@ def _state(found: dict[str, Any]) -> Any:
     if "standings" in found:
         own = (found["standings"], found["silent"], found["fell_back"])
         return (own, [_state(one) for one in found["rollouts"]])
-    return tuple(found[name] for name in ("id", "state", "stage", "progress", "by_hardware"))
+    names = ("id", "state", "stage", "progress", "by_hardware")
+    verdicts = [(one["gate"], one["hardware"], one["verdict"]) for one in found["judged"]]
+    return (*(found[name] for name in names), verdicts)
 
 
 def _fleet(found: dict[str, Any]) -> str:
@@ -224,6 +229,8 @@ def _picture(found: dict[str, Any]) -> RenderableType:
         parts.append(Text(_fleet(found)))
     for one in found.get("rollouts", [found]):
         parts += [Text(plain(headline(one)), style="bold"), _bars(one)]
+        if one["judged"]:
+            parts.append(gate_table(one["judged"]))
         if one["reason"]:
             parts.append(Text(plain(one["reason"]), style="dim"))
     return Group(*parts)

@@ -154,6 +154,8 @@ rollout = sa.Table(
     sa.Column("stage_s", sa.Double, nullable=False),
     sa.Column("reason", sa.String(500), nullable=False, server_default=""),
     sa.Column("acknowledged", sa.JSON, nullable=False),
+    sa.Column("judged", sa.JSON),
+    sa.Column("waived", sa.JSON),
     sa.Column("reverts", sa.String(64)),
     sa.Column("made_s", sa.Double, nullable=False),
     sa.Column("made_by", sa.String(200), nullable=False),
@@ -240,21 +242,18 @@ report = sa.Table(
 )
 """What devices have signed about their actions; `figures` are those that were checked."""
 
-ratio = sa.Table(
-    "ratio",
+figure = sa.Table(
+    "figure",
     metadata,
-    sa.Column("report_id", _Number, primary_key=True),
-    sa.Column("tenant", sa.String(64), nullable=False),
-    sa.Column("rollout_id", sa.String(64)),
-    sa.Column("device_id", sa.String(64), nullable=False),
+    sa.Column("rollout_id", sa.String(64), primary_key=True),
+    sa.Column("device_id", sa.String(64), primary_key=True),
+    sa.Column("gate", sa.String(32), primary_key=True),
     sa.Column("hardware", sa.String(100), nullable=False),
-    sa.Column("variant", sa.String(200)),
     sa.Column("value", sa.Double, nullable=False),
-    sa.Column("low", sa.Double, nullable=False),
-    sa.Column("high", sa.Double, nullable=False),
-    sa.Index("ix_ratio_rollout_id", "rollout_id", "hardware"),
+    sa.Column("received_s", sa.Double, nullable=False),
+    sa.Index("ix_figure_rollout_id", "rollout_id", "gate", "hardware", "value"),
 )
-"""Latency of a release, times that of what ran on the same device, measured there in turns."""
+"""What gates are held against: one figure for each device of a rollout, the last that it told."""
 
 audit = sa.Table(
     "audit",

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from agent.codec import encode
 from agent.device import device_of, key_fingerprint
 from agent.errors import VerificationError
+from agent.manifest import Gate
 from agent.updates.enrol import enrol
 from agent.updates.home import Home
 from agent.updates.install import go_back, take_back
+from agent.updates.judge import judge
 from agent.updates.proof import Asked, Proof
 from agent.updates.server import StandingError
 from agent.updates.status import status
+from sdk.fleet import tables as t
+from sdk.fleet.database import writing
 from sdk.release import ceremony
 from tests.fleet.agents import (
     Agent,
@@ -27,6 +34,7 @@ from tests.fleet.agents import (
 from tests.fleet.client import Client
 from tests.fleet.world import World
 from tests.updates.fleet import MODEL, passing
+from tests.updates.test_judge import measured
 
 
 @pytest.fixture
@@ -155,6 +163,85 @@ def test_a_release_that_other_hardware_refuses_halts_and_goes_back(
         states = [state for _, state in reports_of(world, agent.device_id)]
         assert len(states) == len(set(reports_of(world, agent.device_id)))
         assert states[-1] == ("CONFIRMED" if agent in first else "FAILED")
+
+
+def measuring(latency: float) -> Any:
+    """A preflight that passes, and has measured what runs in so many times the latency."""
+
+    def prove(home: Home, asked: Asked, *, log: Path, time_limit_s: float) -> Proof:
+        found = passing(home, asked, log=log, time_limit_s=time_limit_s)
+        if asked.running is None:
+            return found
+        ratios = {"latency@500": latency, "memory": 1.0}
+        return dataclasses.replace(found, facts={**found.facts, "ratios_to_running": ratios})
+
+    return prove
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("latency", "ends"), [(1.02, "finished"), (1.5, "reverted")])
+def test_what_devices_measured_opens_the_next_stage_or_takes_it_back(
+    client: Client, world: World, crew: Crew, latency: float, ends: str
+) -> None:
+    agents = [crew.joins() for _ in range(4)]
+    for release in ("1.0.0", "2.0.0"):
+        world.fleet.publish(release)
+    assign(client, "1.0.0")
+    for _ in range(2):
+        crew.turn()
+    for agent in agents:
+        agent.keeper.prove = measuring(latency)
+    gates = [{"quantity": name, "limit_ppm": 1_100_000} for name in ("latency", "memory")]
+    asked = {"gates": gates, "confidence": 0.75, "liars": 0.0}
+    stages = [{"count": 2, "advance_if": asked}, {"share": 1.0, "advance_if": asked}]
+    rollout = assign(client, "2.0.0", stages=stages, on_halt="revert")
+    crew.turn()
+    tried = [agent for agent in agents if agent.runs() == {MODEL: "2.0.0"}]
+    assert len(tried) == 2
+    for _ in range(5):
+        crew.turn()
+    found = client.do("GET", f"/rollouts/{rollout}")
+    assert found["state"] == ends
+    devices = {one["gate"]: (one["verdict"], one["devices"]) for one in found["judged"]}
+    if ends == "finished":
+        assert devices == {"latency@500": ("passed", 4), "memory": ("passed", 4)}
+        assert found["ratios"][found["judged"][0]["hardware"]] == {"median": 1.02, "devices": 4}
+    else:
+        assert devices == {"latency@500": ("broken", 2), "memory": ("passed", 2)}
+        assert found["progress"] == {"confirmed": 2}, "the others were never given it"
+    for agent in agents:
+        is_true(agent, "2.0.0" if ends == "finished" else "1.0.0")
+
+
+def test_a_server_that_was_taken_over_loosens_no_gate_that_was_signed(
+    client: Client, world: World, crew: Crew
+) -> None:
+    """Its rows say what an assignment says; the device holds the release to both."""
+    agent = crew.joins()
+    signed = Gate(quantity="latency_us", ratio_max_permille=1100, ratio_to="running")
+    world.fleet.publish("1.0.0")
+    converged(crew, agent, "1.0.0")
+    world.fleet.publish("2.0.0", world.fleet.build("heavy", gates=(signed,)))
+    asked: list[tuple[Gate, ...]] = []
+
+    def prove(home: Home, question: Asked, *, log: Path, time_limit_s: float) -> Proof:
+        asked.append(question.gates)
+        before = measured(1.0)
+        judged = judge(question.gates, measured(2.0), running=before, baseline=None)
+        reasons = tuple(breach.what for breach in judged.breaches)
+        return Proof(passed=judged.holds, stage="speed", reasons=reasons)
+
+    agent.keeper.prove = prove
+    rollout = assign(client, "2.0.0")
+    loose = [encode(dataclasses.replace(signed, ratio_max_permille=9000))]
+    with writing(world.server.engine) as connection:
+        connection.execute(t.rollout.update().values(gates=loose))
+    agent.look()
+    assert [gate.ratio_max_permille for gate in asked[0]] == [1100, 9000]
+    (reason,) = client.do("GET", f"/rollouts/{rollout}")["reasons"]
+    assert reason["state"] == "FAILED"
+    assert "the gate is 1.100" in reason["reason"]
+    assert agent.runs() == {MODEL: "1.0.0"}
 
 
 def test_a_rollback_by_hand_is_seen_until_it_is_confirmed(

@@ -214,6 +214,69 @@ def test_the_options_of_an_assignment_are_the_plan_of_its_rollout(
     assert order["deadline_s"] == 1800
 
 
+def test_gates_are_asked_for_and_shown(client: Client, world: World, sdk: Operator) -> None:
+    world.fleet.publish("1.0.0")
+    device = client.enrolled(GROUP)
+    how = ("--gate", "latency@950<=1.1", "--gate", "drop <= 1%", "--gate-confidence", "50%")
+    dry = sdk("assign", "net", "1.0.0", "--all", *how, "--dry-run").err
+    assert "reaches about 1 of the 1 devices of x86_64, and its gates need 2: it stops" in dry
+    how += ("--liars", "0%", "--unproven", "pass")
+    rollout = begun(sdk, "--stages", "100%", *how)
+    (stage,) = sdk("rollouts", "show", rollout, "--json").json["plan"]["stages"]
+    assert stage["advance_if"]["gates"] == [
+        {"quantity": "latency", "limit_ppm": 1_100_000, "quantile_permille": 950},
+        {"quantity": "drop", "limit_ppm": 10_000, "quantile_permille": 500},
+    ]
+    assert (stage["advance_if"]["unproven"], stage["advance_if"]["liars"]) == ("pass", 0.0)
+    client.poll(device)
+    sha256 = world.tenants["default"].release("net", "1.0.0").manifest_sha256
+    facts = {"ratios_to_running": {"latency@950": "1.25"}}
+    more = {"variant": "v", "manifest_sha256": sha256, "proof": {"v": {"facts": facts}}}
+    envelope = device.report(f"{rollout}-{device.device_id}", "TRIAL", **more)
+    client.signed(device, "/v1/reports", Reports(reports=(envelope,)))
+    move_on(world.server)
+    shown = sdk("rollouts", "show", rollout).out.splitlines()
+    rows = [line.split() for line in shown if "x86_64" in line and "<=" in line]
+    assert rows == [
+        ["latency@950", "x86_64", "1", "1.250", "1.250", "to", "1.250", "<=", "1.1", "broken"],
+        ["drop", "x86_64", "0", "of", "1", "-", "-", "<=", "0.01", "unproven"],
+    ]
+    said = sdk("watch", rollout, code=3).out
+    assert "latency@950 of x86_64 is 1.25 (1.25 to 1.25) on 1 devices" in said
+
+
+def test_a_stage_too_small_for_its_gates_has_none(
+    client: Client, world: World, sdk: Operator
+) -> None:
+    world.fleet.publish("1.0.0")
+    client.enrolled(GROUP)
+    whom = ("net", "1.0.0", "--group", GROUP, "--stages", "1,100%", "--gate", "memory<=1.2")
+    found = sdk("assign", *whom)
+    assert "stage 1 reaches 1 devices, and a gate needs 6: its gates are left out" in found.err
+    (one,) = sdk("rollouts", "list", "--json").json
+    stages = sdk("rollouts", "show", one["id"], "--json").json["plan"]["stages"]
+    assert [stage["advance_if"] is None for stage in stages] == [True, False]
+
+
+WRONG_GATES: dict[str, tuple[tuple[str, ...], str]] = {
+    "a quantity that nobody measures": (("--gate", "energy<=1"), "--gate cannot be 'energy<=1'"),
+    "the wrong way round": (("--gate", "latency>=1.1"), "--gate cannot be"),
+    "no number": (("--gate", "memory<=nan"), "--gate cannot be"),
+    "a quantile of memory": (("--gate", "memory@950<=1"), "--gate cannot be"),
+    "one twice": (("--gate", "drop<=1%", "--gate", "drop<=2%"), "drop, drop: each once"),
+    "a quantile that nobody measures": (("--gate", "latency@42<=1"), "at 42 permille"),
+    "certainty": (("--gate", "drop<=1%", "--gate-confidence", "100%"), "a confidence of 1"),
+    "most of them lie": (("--gate", "drop<=1%", "--liars", "60%"), "though 0.6 lie"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_GATES)
+def test_a_gate_that_is_none_is_refused(sdk: Operator, name: str) -> None:
+    options, told = WRONG_GATES[name]
+    found = sdk("assign", "net", "1.0.0", "--all", *options, code=2)
+    assert told in found.err
+
+
 def test_a_rollout_is_paused_resumed_and_reverted(
     client: Client, world: World, sdk: Operator
 ) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from agent.errors import VerificationError
 from agent.updates.report import Report
-from sdk.fleet.rules.figures import check
+from sdk.fleet.rules.figures import check, compared
 
 DEVICE = "d" * 32
 
@@ -40,6 +40,41 @@ TAKEN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"ratio_to_running": {"value": 0.9, "low": 0.8, "high": 1.0}},
     ),
     "a drop below 0": (_facts(drop={"value": "-0.5"}), {"drop": {"value": -0.5}}),
+    "agreement of the worst output": (
+        _facts(agreement={"y": "0.99", "z": "0.5"}),
+        {"agreement": 0.5},
+    ),
+    "agreement of nothing": (_facts(agreement={}), {}),
+    "ratios": (
+        _facts(ratios_to_running={"latency@950": "1.5", "memory": 2, "latency@1": "7", "x": "y"}),
+        {"ratios": {"latency@950": 1.5, "memory": 2.0}},
+    ),
+    "of what was refused the closest": (
+        {
+            "variant": None,
+            "state": "FAILED",
+            "proof": {
+                "a": {"facts": {"ratios_to_running": {"latency@500": "3.0"}}},
+                "b": {"facts": {"ratios_to_running": {"latency@500": "2.0"}}},
+                "c": {"facts": {"agreement": {"y": "0.1"}}},
+                "d": "x",
+            },
+        },
+        {"ratios": {"latency@500": 2.0}},
+    ),
+    "without speed the one that agrees most": (
+        {
+            "variant": None,
+            "state": "FAILED",
+            "proof": {n: {"facts": {"agreement": {"y": f"0.{n}"}}} for n in "283"},
+        },
+        {"agreement": 0.8},
+    ),
+    "of a refusal that tried nothing": ({"variant": None, "state": "FAILED", "proof": {}}, {}),
+    "of none while it is undecided": (
+        {"variant": None, "proof": {"a": {"facts": {"memory_bytes": "1"}}}},
+        {},
+    ),
     "a name that nobody knows": (_facts(hack="1"), {}),
 }
 
@@ -69,6 +104,13 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a word": (_facts(measurement={"latency_ms": {"p50": "fast"}}), "p50_ms is 'fast'"),
     "a ratio of 0": (_facts(ratio_to_running={"value": "0"}), "ratio_to_running is 0"),
     "digits without end": (_facts(memory_bytes="1" * 5000), "memory_bytes is '111"),
+    "a ratio that is no number": (
+        _facts(ratios_to_running={"latency@950": "NaN"}),
+        "latency@950 is nan",
+    ),
+    "a ratio beyond all": (_facts(ratios_to_running={"memory": "1e7"}), "memory is 1e+07"),
+    "agreement beyond all": (_facts(agreement={"y": "1.5"}), "agreement is 1.5"),
+    "agreement that is no number": (_facts(agreement={"y": "nan"}), "agreement is nan"),
     "no drop": (_facts(drop={"value": "1e308"}), "drop is 1e+308"),
 }
 
@@ -89,7 +131,8 @@ VALUES = st.recursive(
             st.sampled_from(
                 [
                     *("facts", "memory_bytes", "measurement", "latency_ms", "p50", "drop"),
-                    *("ratio_to_running", "value", "low", "high", "v"),
+                    *("ratio_to_running", "value", "low", "high", "v", "agreement"),
+                    *("ratios_to_running", "latency@950", "memory"),
                 ]
             ),
             inner,
@@ -112,5 +155,7 @@ def test_whatever_a_device_signs_only_numbers_come_out(facts: Any) -> None:
         found = check(_report(proof={"v": {"facts": facts}}), DEVICE)
     except VerificationError:
         return
-    assert set(found) <= {"memory_bytes", "p50_ms", "drop", "ratio_to_running"}
+    names = {"memory_bytes", "p50_ms", "drop", "ratio_to_running", "agreement", "ratios"}
+    assert set(found) <= names
+    assert all(math.isfinite(one) for one in compared(found).values())
     assert all(type(one) is float and math.isfinite(one) for one in _numbers(found))

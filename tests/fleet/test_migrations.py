@@ -12,13 +12,18 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 
 from agent.errors import SlipwayError, StorageError, UsageError
+from sdk.fleet import migrations
 from sdk.fleet import tables as t
 from sdk.fleet.database import migrate, open_database, reading, revision_of, writing
 from tests.fleet.postgres import fresh_database
+
+MIGRATIONS = Path(migrations.__file__).parent
 
 
 @pytest.fixture
@@ -58,6 +63,59 @@ def test_migrating_what_is_up_to_date_changes_nothing(engine: sa.Engine) -> None
     with reading(engine) as connection:
         assert connection.execute(sa.select(t.secret.c.value)).scalar() == b"x"
         assert revision_of(connection) is not None
+
+
+_REPORT = {
+    "tenant": "default", "journal_seq": 1, "model": "net", "fingerprint_sha256": "f",
+    "hardware": "pi", "reason": "", "envelope": b"", "variant": "v",
+}  # fmt: skip
+
+
+def test_the_last_ratio_of_a_device_is_kept_as_what_a_gate_is_held_against(
+    engine: sa.Engine,
+) -> None:
+    migrate(engine, "0001")
+    with writing(engine) as connection:
+        told = [("d1", "r1-d1", "TRIAL", 1.5), ("d1", "r1.2-d1", "TRIAL", 1.2)]
+        told += [("d2", "r1-d2", "TRIAL", 0.9), ("d2", "own-d2", "TRIAL", 7.0)]
+        for device in ("d1", "d2"):
+            connection.execute(
+                sa.text(
+                    "insert into action (device_id, rollout_id, model, assignment_seq, hardware,"
+                    " attempt, status, reason, journal_seq, assigned_s)"
+                    f" values ('{device}', 'r1', 'net', 1, 'pi', 1, 'over', '', 1, 0)"
+                )
+            )
+        for n, (device, action, state, value) in enumerate(told, 1):
+            figures = {"ratio_to_running": {"value": value, "low": value - 0.1, "high": value}}
+            row = {**_REPORT, "device_id": device, "action_id": action, "state": state}
+            values = {**row, "received_s": float(n), "figures": figures}
+            connection.execute(t.report.insert().values(**values))
+            rollout = "'r1'" if action.startswith("r1") else "null"
+            connection.execute(
+                sa.text(
+                    f"insert into ratio values ({n}, 'default', {rollout}, '{device}', 'pi', 'v',"
+                    f" {value}, {value - 0.1}, {value})"
+                )
+            )
+        before = _ratios(connection)
+    migrate(engine)
+    with reading(engine) as connection:
+        found = connection.execute(t.figure.select().order_by(t.figure.c.device_id)).all()
+    assert found == [
+        ("r1", "d1", "latency@500", "pi", 1.2, 2.0), ("r1", "d2", "latency@500", "pi", 0.9, 3.0),
+    ]  # fmt: skip
+    with writing(engine) as connection:
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0001")
+        assert _ratios(connection) == before
+
+
+def _ratios(connection: sa.Connection) -> list[tuple[object, ...]]:
+    rows = connection.execute(sa.text("select * from ratio order by report_id"))
+    return [tuple(row) for row in rows]
 
 
 def test_a_newer_database_is_refused_by_name_and_left(engine: sa.Engine) -> None:

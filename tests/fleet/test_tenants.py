@@ -246,7 +246,7 @@ def test_a_device_changes_nothing_of_another(
         t.device.select().where(own),
         *(
             table.select().where(table.c.device_id == b.device_id)
-            for table in (t.presence, t.device_model, t.action, t.report, t.ratio)
+            for table in (t.presence, t.device_model, t.action, t.report, t.figure)
         ),
     ]
     before = [world.rows(one) for one in tables]
@@ -268,7 +268,7 @@ def test_a_device_has_no_say_in_a_rollout_that_is_not_its_own(
     )
     found = client.signed(a, "/v1/reports", Reports(reports=(envelope,)))
     assert found.json["results"] == ["stored"]  # under its own name
-    assert world.rows(sa.select(t.ratio.c.device_id, t.ratio.c.rollout_id)) == [(a.device_id, None)]
+    assert world.rows(sa.select(t.figure)) == []
     shown = client.do("GET", f"/rollouts/{stock.names['rollout']}")
     assert shown["ratios"] == {}
     assert shown["progress"] == {"trying": 1}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from agent.manifest import Fingerprint, Manifest, match
 from agent.updates.ladder import offer
+from sdk.fleet.rules.rollout import Rollout
 
 NEVER_TOLD = "it has not told what it is yet"
 
@@ -69,6 +71,28 @@ def why_not(manifest: Manifest, device: Fingerprint) -> str:
     if not any(variant.runtime.format in runtimes for variant in alike):
         return f"it lacks the runtime ({formats})"
     return f"its runtime is of another version than the variants need ({formats})"
+
+
+def too_few(plan: Rollout, by_hardware: Mapping[str, int]) -> list[str]:
+    """Where a stage reaches too few devices of a kind for its gates to be proven; for a person.
+
+    Args:
+        plan: of a rollout.
+        by_hardware: how many devices of each kind it is for.
+    """
+    lines = []
+    for number, stage in enumerate(plan.stages, 1):
+        if stage.advance_if is None:
+            continue
+        needs = stage.advance_if.needs
+        then = "it stops there" if stage.advance_if.unproven == "halt" else "that is passed over"
+        for kind, count in sorted(by_hardware.items()):
+            share = count if stage.share is None else math.ceil(stage.share * count)
+            most = min(share, stage.count or share)
+            if most < needs:
+                told = f"stage {number} reaches about {most} of the {count} devices of {kind}"
+                lines.append(f"{told}, and its gates need {needs}: {then}")
+    return lines
 
 
 def _named(formats: Iterable[str]) -> str:

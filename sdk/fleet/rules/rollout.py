@@ -15,11 +15,12 @@ import collections
 import dataclasses
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from agent.errors import UsageError
 from agent.updates.states import State
+from sdk.fleet.rules.gates import AdvanceIf, Judged, broken, missing, why_not
 
 Standing = Literal[
     "assigned", "trying", "confirmed", "failed", "rejected", "rolled_back", "timed_out", "absent"
@@ -78,7 +79,10 @@ class Stage:
     soak_s: float = 0.0
     """So long after the last of its devices came to an end."""
     timeout_s: float = 86400.0
-    """A device that was not heard of for so long is not waited for."""
+    """A device that was not heard of for so long is not waited for; nor, once all have come to an
+    end, is what gates still lack."""
+    advance_if: AdvanceIf | None = None
+    """What its devices have to have measured before the next stage may open."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -159,10 +163,14 @@ class Progress:
     """Since the last of them came to an end, or the stage was opened."""
     by_hardware: Mapping[str, Tally] = dataclasses.field(default_factory=dict)
     """Of all devices that were reached."""
+    in_stage_by_hardware: Mapping[str, Tally] = dataclasses.field(default_factory=dict)
+    """Of the devices of `in_stage`: what gates are judged for."""
     by_group: Mapping[str, Tally] = dataclasses.field(default_factory=dict)
     """Of the same devices; empty where no stage names a group."""
     acknowledged: Mapping[str, Tally] = dataclasses.field(default_factory=dict)
     """By stratum, what an operator knew of when resuming: it does not stop the rollout again."""
+    gates: tuple[Judged, ...] = ()
+    """Of the open stage."""
 
     @property
     def strata(self) -> Mapping[str, Tally]:
@@ -212,6 +220,9 @@ def check(rollout: Rollout) -> None:
             raise _contradiction(
                 f"stage {number} waits for {told}", "Give it time, and no less than 0 s to soak"
             )
+        why = why_not(stage.advance_if, stage.count) if stage.advance_if is not None else ""
+        if why:
+            raise _contradiction(f"of the gates of stage {number}: {why}", "Mend or drop them")
     for threshold in rollout.halt_if:
         if not 0.0 < threshold.share <= 1.0 or threshold.at_least < 1:
             told = f"a share of {threshold.share:g} of at least {threshold.at_least}"
@@ -278,15 +289,19 @@ def tally(standings: Iterable[Standing]) -> Tally:
 def decide(rollout: Rollout, state: RolloutState, progress: Progress) -> Decision:
     """What comes next.
 
-    What is bad stops it first; then the stage has to be over, good enough, and quiet for its time.
+    What is bad stops it first; then the stage has to be over, good enough, proven by its gates, and
+    quiet for its time.
     """
     if state != "running":
         return Decision(step="wait", reason=f"it is {state}")
-    broken = _broken(rollout, progress)
-    if broken:
-        return Decision(step="halt", reason=broken)
+    over = _over(rollout, progress)
+    if over:
+        return Decision(step="halt", reason=over)
     stage, found = rollout.stages[progress.stage], progress.in_stage
     number = f"stage {progress.stage + 1}"
+    bad = broken(progress.gates)
+    if bad:
+        return Decision(step="halt", reason=f"{number}: {_words(bad)}")
     if found.open:
         return Decision(step="wait", reason=f"{number}: still waited for: {found.open}")
     if found.attempted < stage.min_devices:
@@ -298,10 +313,17 @@ def decide(rollout: Rollout, state: RolloutState, progress: Progress) -> Decisio
         return Decision(
             step="halt", reason=f"{number}: {told}, {stage.confirmed_share:.0%} have to"
         )
+    lacking = missing(stage.advance_if, progress.gates) if stage.advance_if is not None else ()
+    if lacking:
+        is_late = progress.quiet_s >= stage.timeout_s
+        return Decision(step="halt" if is_late else "wait", reason=f"{number}: {_words(lacking)}")
     if progress.quiet_s < stage.soak_s:
         left = stage.soak_s - progress.quiet_s
         return Decision(step="wait", reason=f"{number}: it soaks for another {left:.0f} s")
     told = f"{number}: {good} of {found.attempted} confirmed it"
+    unproven = [one for one in progress.gates if one.verdict == "unproven"]
+    if unproven:
+        told += f"; {_words(unproven)}"
     is_last = progress.stage + 1 == len(rollout.stages)
     return Decision(step="finish" if is_last else "open", reason=told)
 
@@ -322,7 +344,7 @@ def commanded(state: RolloutState, command: Command) -> RolloutState:
     return after
 
 
-def _broken(rollout: Rollout, progress: Progress) -> str | None:
+def _over(rollout: Rollout, progress: Progress) -> str | None:
     """Which threshold is reached, of everybody, of one kind of hardware or of one group."""
     known = progress.acknowledged
     kinds = {kind: found.since(known.get(kind, Tally())) for kind, found in progress.strata.items()}
@@ -336,6 +358,11 @@ def _broken(rollout: Rollout, progress: Progress) -> str | None:
                 named = ", ".join(sorted(threshold.outcomes)).replace("_", " ")
                 return f"{bad} of {tried} devices{of} that tried it: {named}"
     return None
+
+
+def _words(found: Sequence[Judged]) -> str:
+    more = f"; and {len(found) - 1} more" if len(found) > 1 else ""
+    return f"{found[0].words}{more}"
 
 
 def _sum(tallies: Iterable[Tally]) -> Tally:

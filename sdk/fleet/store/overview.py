@@ -8,10 +8,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from agent.codec import encode
 from sdk.fleet import tables as t
 from sdk.fleet.refusals import missing
 from sdk.fleet.rules.rollout import Tally
-from sdk.fleet.store import devices
+from sdk.fleet.store import devices, gates
 from sdk.fleet.store.progress import progress
 
 _BRIEF = (
@@ -77,7 +78,8 @@ def rollout(
         "gates": row.gates,
         "manifest_sha256": row.manifest_sha256,
         "reasons": [dict(one) for one in reasons],
-        "ratios": _ratios(connection, rollout_id),
+        "ratios": gates.medians(connection, rollout_id),
+        "odd": gates.odd_devices(connection, row),
     }
 
 
@@ -113,6 +115,7 @@ def _told(connection: sa.Connection, row: Any, now_s: float) -> dict[str, Any]:
         "progress": _sum(found.by_hardware.values()),
         "by_hardware": {name: _counts(one) for name, one in found.by_hardware.items()},
         "by_group": {name: _counts(one) for name, one in found.by_group.items()},
+        "judged": [{**encode(one), "words": one.words} for one in gates.seen(row)],
     }
 
 
@@ -130,22 +133,3 @@ def _sum(tallies: Iterable[Tally]) -> dict[str, int]:
 
 def _counts(found: Tally) -> dict[str, int]:
     return {name: count for name, count in found.counts.items() if count}
-
-
-def _ratios(connection: sa.Connection, rollout_id: str) -> dict[str, dict[str, Any]]:
-    """Hardware -> the median of the devices' paired ratios, and how many there are.
-
-    The median, so that a few devices that lie or ail do not move it.
-    """
-    rows = connection.execute(
-        sa.select(t.ratio.c.hardware, t.ratio.c.value)
-        .where(t.ratio.c.rollout_id == rollout_id)
-        .order_by(t.ratio.c.hardware, t.ratio.c.value)
-    ).all()
-    by_hardware: dict[str, list[float]] = {}
-    for row in rows:
-        by_hardware.setdefault(row.hardware, []).append(row.value)
-    return {
-        name: {"median": values[len(values) // 2], "devices": len(values)}
-        for name, values in by_hardware.items()
-    }

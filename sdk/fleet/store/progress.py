@@ -36,6 +36,7 @@ def progress(connection: sa.Connection, row: Any, now_s: float) -> Progress:
         .group_by(*strata, *seen)
     ).all()
     by_hardware, by_group = _Counts(collections.Counter), _Counts(collections.Counter)
+    in_stage = _Counts(collections.Counter)
     every: collections.Counter[Standing] = collections.Counter()
     named = {one.group for one in plan.stages if one.group is not None}
     last_s = row.stage_s
@@ -50,12 +51,15 @@ def progress(connection: sa.Connection, row: Any, now_s: float) -> Progress:
         by_hardware[hardware][stands] += count
         if group in named:
             by_group[group][stands] += count
+        if stage.group in (None, group):
+            in_stage[hardware][stands] += count
         last_s = max(last_s, over_s or 0.0)
     return Progress(
         stage=row.stage,
         in_stage=Tally(every if stage.group is None else by_group[stage.group]),
         quiet_s=now_s - last_s,
         by_hardware={name: Tally(one) for name, one in by_hardware.items()},
+        in_stage_by_hardware={name: Tally(one) for name, one in in_stage.items()},
         by_group={name: Tally(one) for name, one in by_group.items()},
         acknowledged={
             name: decode(Tally, told, "acknowledged") for name, told in row.acknowledged.items()

@@ -14,6 +14,7 @@ from agent.codec import decode, loads_signed, pre_authentication
 from agent.errors import VerificationError
 from agent.updates.report import REPORT_TYPE, Report
 from sdk.fleet import tables as t
+from sdk.fleet.database import upsert
 from sdk.fleet.rules import figures
 
 MOST_BYTES = 256 << 10
@@ -63,11 +64,12 @@ def opened_report(
 
 
 def store(connection: sa.Connection, reports: Sequence[NewReport]) -> None:
-    """Keep reports that are not kept yet, and the ratios in them."""
+    """Keep reports that are not kept yet, and what in them gates are held against."""
+    told: dict[tuple[str, str, str], dict[str, Any]] = {}
     for new in reports:
         report = new.report
-        row = connection.execute(
-            t.report.insert().returning(t.report.c.id),
+        connection.execute(
+            t.report.insert(),
             {
                 "tenant": new.tenant,
                 "device_id": report.device_id,
@@ -85,27 +87,32 @@ def store(connection: sa.Connection, reports: Sequence[NewReport]) -> None:
                 "figures": dict(new.figures),
                 "envelope": new.envelope,
             },
-        ).scalar_one()
-        told = new.figures.get("ratio_to_running")
-        if told and {"value", "low", "high"} <= set(told) and report.state == "TRIAL":
-            rollout_id = connection.execute(
-                sa.select(t.action.c.rollout_id).where(
-                    t.action.c.rollout_id == t.rollout_of(report.action_id),
-                    t.action.c.device_id == report.device_id,
-                )
-            ).scalar()
-            connection.execute(
-                t.ratio.insert(),
-                {
-                    "report_id": row,
-                    "tenant": new.tenant,
-                    "rollout_id": rollout_id,
-                    "device_id": report.device_id,
-                    "hardware": new.hardware,
-                    "variant": report.variant,
-                    **told,
-                },
-            )
+        )
+        for row in _figures(connection, new):
+            told[row["rollout_id"], row["device_id"], row["gate"]] = row
+    upsert(connection, t.figure, ("rollout_id", "device_id", "gate"), list(told.values()))
+
+
+def _figures(connection: sa.Connection, new: NewReport) -> list[dict[str, Any]]:
+    """What gates read of a report: of the device's own action, about the release of its rollout."""
+    found = figures.compared(new.figures)
+    if not found:
+        return []
+    report = new.report
+    action = connection.execute(
+        sa.select(t.action.c.rollout_id, t.action.c.hardware)
+        .join(t.rollout, t.rollout.c.id == t.action.c.rollout_id)
+        .where(
+            t.action.c.rollout_id == t.rollout_of(report.action_id),
+            t.action.c.device_id == report.device_id,
+            t.rollout.c.manifest_sha256 == report.manifest_sha256,
+        )
+    ).first()
+    if action is None:
+        return []
+    own = {"rollout_id": action.rollout_id, "device_id": report.device_id}
+    more = {"hardware": action.hardware, "received_s": new.received_s}
+    return [{**own, "gate": name, "value": value, **more} for name, value in found.items()]
 
 
 def _payload(envelope: Mapping[str, Any], public_keys: Sequence[bytes]) -> bytes:

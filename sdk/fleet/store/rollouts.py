@@ -27,9 +27,12 @@ from sdk.fleet.rules.rollout import (
     decide,
     reached,
 )
+from sdk.fleet.store import gates
 from sdk.fleet.store.progress import plan_of, progress
 from sdk.fleet.store.targets import extend, members, reach, reopen, runs_it
 from sdk.release.publish import Published
+
+_MOST_REASON = 500
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -182,9 +185,13 @@ def tick(connection: sa.Connection, rollout_id: str, now_s: float) -> Decision |
     if row is None or row.state != "running":
         return None
     _fill(connection, row, now_s)
-    decision = decide(plan_of(row), row.state, progress(connection, row, now_s))
+    found = progress(connection, row, now_s)
+    found = dataclasses.replace(found, gates=gates.judge(connection, row, found))
+    if encode(found.gates) != (row.judged or []):
+        _change(connection, row, judged=encode(found.gates))
+    decision = decide(plan_of(row), row.state, found)
     if decision.step == "wait":
-        if decision.reason != row.reason:
+        if decision.reason[:_MOST_REASON] != row.reason:
             _change(connection, row, reason=decision.reason)
         return decision
     if decision.step == "open":
@@ -221,6 +228,7 @@ def command(
     if word == "resume" and row.state == "halted":
         # What an operator has seen does not stop it again; those who were called off come back.
         changes["acknowledged"] = encode(progress(connection, row, now_s).strata)
+        changes["waived"] = gates.all_seen(row)
         changes["stage_s"] = now_s
         reopen(connection, t.action.c.rollout_id == rollout_id, now_s)
     _change(connection, row, **changes)
@@ -358,6 +366,8 @@ def _way_back(before: Any, row: Any, devices: int, who: str) -> Order:
 
 
 def _change(connection: sa.Connection, row: Any, **values: Any) -> None:
+    if "reason" in values:
+        values["reason"] = values["reason"][:_MOST_REASON]
     connection.execute(t.rollout.update().where(t.rollout.c.id == row.id).values(**values))
 
 

@@ -108,6 +108,8 @@ class Fitting(BaseModel):
     has_it: int
     """Those of them that run it already: they are left alone."""
     reasons: dict[str, int]
+    unproven: list[str] = []
+    """Stages whose gates cannot be proven, of a kind of hardware with too few devices."""
 
 
 class Assigned(BaseModel):

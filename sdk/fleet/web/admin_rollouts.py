@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import collections
+
 from fastapi import APIRouter
 
 from agent.codec import encode
 from sdk.fleet.database import reading, writing
+from sdk.fleet.hardware import hardware_of
 from sdk.fleet.refusals import RefusedError
-from sdk.fleet.rules.fits import Fit, fit, words
+from sdk.fleet.rules.fits import Fit, fit, too_few, words
 from sdk.fleet.rules.rollout import Command, check
+from sdk.fleet.rules.signed import check_not_looser
 from sdk.fleet.server import Server
 from sdk.fleet.store import access, overview, rollouts
 from sdk.fleet.store.access import Caller
@@ -87,14 +91,23 @@ def _assign(server: Server, caller: Caller, body: Assign) -> Assigned:
             remedy="Assign another release: sdk fleet releases",
         )
     manifest = tenant.manifest(release)
+    check_not_looser(manifest, body.gates, [stage.advance_if for stage in body.stages])
     with reading(server.engine) as connection:
         kinds = rollouts.kinds(connection, caller.tenant, body.group, body.device, groups)
         has_it = rollouts.count_running(
             connection, caller.tenant, release, body.group, body.device, groups
         )
     found = fit(manifest, kinds)
+    by_hardware: collections.Counter[str] = collections.Counter()
+    for kind in kinds:
+        if kind.fingerprint_sha256 not in found.unfit:
+            by_hardware[hardware_of(kind.fingerprint)] += kind.count
     fitting = Fitting(
-        fits=found.fits, unknown=found.unknown, has_it=has_it, reasons=dict(found.reasons)
+        fits=found.fits,
+        unknown=found.unknown,
+        has_it=has_it,
+        reasons=dict(found.reasons),
+        unproven=too_few(body.plan, by_hardware)[:20],
     )
     if not found.fits + found.unknown:
         raise _nobody(body, found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily
@@ -12,8 +13,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agent.errors import StorageError
 from sdk.fleet.database import reading
+from sdk.fleet.rules.gates import Verdict
 from sdk.fleet.server import Server
 from sdk.fleet.store.devices import counts
+from sdk.fleet.store.gates import verdicts
 
 _KEPT_S = 10.0
 """The fleet is counted anew so often at most, however many scrape."""
@@ -96,6 +99,12 @@ class _Fleet(Collector):
             "slipway_devices_fell_back", "Devices that run what they did not confirm last.",
             told.get("fell_back", 0.0),
         )  # fmt: skip
+        gates = GaugeMetricFamily(
+            "slipway_gates", "Gates of rollouts that are not over, by verdict.", labels=("verdict",)
+        )
+        for verdict in get_args(Verdict):
+            gates.add_metric((verdict,), told.get(verdict, 0.0))
+        yield gates
         yield GaugeMetricFamily(
             "slipway_waited_seconds", "How long requests wait to be written.",
             self._server.committer.waited_s,
@@ -106,8 +115,9 @@ class _Fleet(Collector):
             try:
                 with reading(self._server.engine) as connection:
                     found = counts(connection, None, self._server.now_s())
+                    judged = verdicts(connection)
             except StorageError:
                 return self._counted[1]
-            told = {**found["standings"], "silent": found["silent"]}
+            told = {**judged, **found["standings"], "silent": found["silent"]}
             self._counted = (time.monotonic(), {**told, "fell_back": found["fell_back"]})
         return self._counted[1]
