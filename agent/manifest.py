@@ -231,12 +231,29 @@ def match(predicate: Mapping[str, Any], fingerprint: Fingerprint) -> bool:
     return all(_holds(condition, path, fingerprint) for path, condition in predicate.items())
 
 
-def _holds(condition: Any, path: str, fingerprint: Fingerprint) -> bool:
+def differences(predicate: Mapping[str, Any], fingerprint: Fingerprint) -> list[str]:
+    """What of a device is another way than the predicate asks, in words; nothing where it fits.
+
+    >>> differences({"identity.arch": "x86_64"},
+    ...             Fingerprint(identity={"arch": "aarch64"}, software={}, conditions={}))
+    ["identity.arch is 'aarch64', not 'x86_64'"]
+    """
+    return [
+        f"{path} is {_value_at(path, fingerprint)!r}, not {wanted!r}"
+        for path, wanted in predicate.items()
+        if not _holds(wanted, path, fingerprint)
+    ]
+
+
+def _value_at(path: str, fingerprint: Fingerprint) -> Any:
     value: Any = dataclasses.asdict(fingerprint)
     for part in _path_parts(path):
-        if not isinstance(value, Mapping) or part not in value:
-            return False
-        value = value[part]
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _holds(condition: Any, path: str, fingerprint: Fingerprint) -> bool:
+    value = _value_at(path, fingerprint)
     if value is None:
         return False
     if isinstance(condition, Mapping):

@@ -99,6 +99,44 @@ class Fitted:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Scale:
+    """What reports of whole models taught of one toolchain on one engine: factors on estimates.
+
+    It stands beside the sourced facts and changes none of them. `sdk/learning/scales.py` makes it.
+    """
+
+    toolchain: str
+    engine: str
+    factors: Mapping[str, Mapping[str, float]]
+    """Kind of recipe -> {fixed, work}: measured time over what is estimated without this, of what a
+    request and its kernels cost beside their work, and of the work. Of a kind that is not here
+    nothing was learnt."""
+    base: str
+    """The digest of all that is estimated from without this: for anything else the factors mean
+    nothing, and are not used."""
+    reports: int
+    """Measurements that it was made of."""
+    unstable: int
+    """Of those, how many were taken while the machine was busy or throttled."""
+    models: int
+    """Programs among them."""
+    devices: int
+    fingerprints: tuple[str, ...]
+    """The digests of what the devices are and run, 16 digits of each."""
+    date: str
+    tools: Mapping[str, str]
+    """Runtime -> its versions on those devices."""
+    error_before: float | None = None
+    """The mean of |predicted - measured| / measured without this."""
+    error: float | None = None
+    """The same of each model while it was left out: with two models or more."""
+    low: float | None = None
+    high: float | None = None
+    """Measured over predicted: nine in ten of models that were left out lie between. None where
+    there are too few to tell: the interval stays as wide as without this."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Profile:
     """One device type."""
 
@@ -133,6 +171,8 @@ class Profile:
     """By name. The peaks are those of the mode with the highest clocks."""
     fitted: tuple[Fitted, ...] = ()
     """What was learnt by measuring such a device; at most one for each toolchain and engine."""
+    scales: tuple[Scale, ...] = ()
+    """What was learnt from reports; at most one for each toolchain and engine."""
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Where `isa`, `cores`, `memory_bytes` and `sm` come from."""
     origin: str = "package"

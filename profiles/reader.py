@@ -13,7 +13,7 @@ from typing import Any
 from agent.errors import UsageError
 from agent.identity import ISA_WORDS
 from agent.versions import version_key
-from profiles import Engine, Figure, Fitted, PowerMode, Profile, Stack
+from profiles import Engine, Figure, Fitted, PowerMode, Profile, Scale, Stack
 from profiles.consistency import contradictions
 from profiles.toml_text import read_toml
 
@@ -31,6 +31,21 @@ _OPTIONAL = (
 )
 _KEYS = (*_REQUIRED, *_OPTIONAL)
 _FITTED = (*("ms", "kinds", "rows", "held_out", "error", "low", "high", "date", "device", "tools"),)
+_SCALE = (
+    *(
+        "factors",
+        "base",
+        "reports",
+        "unstable",
+        "models",
+        "devices",
+        "fingerprints",
+        "date",
+        "tools",
+    ),
+)
+_SCALE_ERRORS = ("error_before", "error", "low", "high")
+_PARTS = ("fixed", "work")
 _CLOCKS = ("cores", "cpu_mhz", "gpu_mhz", "memory_mhz", "watts")
 _RUNTIMES = "software.runtimes."
 _PATHS: dict[str, type] = {
@@ -95,6 +110,7 @@ class _Reader:
             software=self._software(document.get("software", {})),
             power_modes=self._power_modes(document.get("power_modes", {})),
             fitted=tuple(self._fitted(document.get("fitted", {}))),
+            scales=tuple(self._scales(document.get("fitted", {}))),
             status=self._status(document["status"]),
             sources={
                 key: document[key]["source"]
@@ -209,7 +225,9 @@ class _Reader:
             )
             for engine, entry in engines.items():
                 path = f"fitted.{toolchain}.{engine}"
-                self._keys(self._table(entry, path), _FITTED, _FITTED, path)
+                if self._table(entry, path).keys() == {"scale"}:
+                    continue
+                self._keys(entry, _FITTED, (*_FITTED, "scale"), path)
                 terms = self._table(entry["ms"], f"{path}.ms")
                 yield Fitted(
                     toolchain=toolchain,
@@ -225,6 +243,38 @@ class _Reader:
                     device=self._text(entry["device"], f"{path}.device"),
                     tools=self._texts(entry["tools"], f"{path}.tools"),
                 )
+
+    def _scales(self, value: Any) -> Iterator[Scale]:
+        for toolchain, engines in value.items():
+            for engine, outer in engines.items():
+                path = f"fitted.{toolchain}.{engine}.scale"
+                if "scale" not in outer:
+                    continue
+                entry = self._table(outer["scale"], path)
+                self._keys(entry, _SCALE, (*_SCALE, *_SCALE_ERRORS), path)
+                kinds = self._table(entry["factors"], f"{path}.factors")
+                yield Scale(
+                    toolchain=toolchain,
+                    engine=engine,
+                    factors={k: self._parts(kinds[k], f"{path}.factors.{k}") for k in kinds},
+                    base=self._text(entry["base"], f"{path}.base"),
+                    reports=self._natural(entry["reports"], f"{path}.reports"),
+                    unstable=int(self._number(entry["unstable"], f"{path}.unstable", least=0)),
+                    models=self._natural(entry["models"], f"{path}.models"),
+                    devices=self._natural(entry["devices"], f"{path}.devices"),
+                    fingerprints=self._words(entry["fingerprints"], f"{path}.fingerprints"),
+                    date=self._text(entry["date"], f"{path}.date"),
+                    tools=self._texts(entry["tools"], f"{path}.tools"),
+                    **{
+                        key: self._number(entry[key], f"{path}.{key}", least=0)
+                        for key in _SCALE_ERRORS
+                        if key in entry
+                    },
+                )
+
+    def _parts(self, value: Any, path: str) -> dict[str, float]:
+        self._keys(self._table(value, path), _PARTS, _PARTS, path)
+        return {key: self._number(value[key], f"{path}.{key}", least=0) for key in _PARTS}
 
     def _number(self, value: Any, path: str, *, least: float) -> float:
         if type(value) not in (int, float) or not least <= value < 1e18:

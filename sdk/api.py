@@ -25,6 +25,7 @@ from sdk.capture.golden import is_at_opt
 from sdk.catalog import Build, Catalog
 from sdk.events import Event, OnEvent, ignore
 from sdk.golden_check import GoldenCheck, check_golden
+from sdk.learning.records import FILE_NAME as REPORTS
 from sdk.limits import DEFAULT_ACCURACY_DROP, check_limit
 from sdk.objective import Objective
 from sdk.options import Options
@@ -103,7 +104,10 @@ def build(
     summary = conductor.build(Path(project), options, on_event)
     write_page(summary, Path(out) / summary.model / "report.html")
     try:
-        Catalog(data_folder()).record(summary, Path(project).absolute(), Path(out).absolute())
+        catalog = Catalog(data_folder())
+        catalog.record(summary, Path(project).absolute(), Path(out).absolute())
+        reports = (Path(out) / summary.model / REPORTS).read_bytes()
+        catalog.keep_reports(reports, summary.program_digest)
     except StorageError as error:  # what was asked for is built and written
         told = f"this build is not in the history: {error}"
         on_event(Event(kind="warning", message=told))

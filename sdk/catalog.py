@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import hashlib
 import json
 import sqlite3
 from collections.abc import Iterator
@@ -82,6 +83,49 @@ class Catalog:
                     ),
                     foreign_keys=(("build", "builds", "id"),),
                 )
+
+    def keep_reports(self, content: bytes, program: str) -> None:
+        """Keep what a build measured, and the operators of its program; the same ones once.
+
+        Args:
+            content: of its `reports.json`.
+            program: the digest of the program that they are of.
+
+        Raises:
+            StorageError: the catalog cannot be written.
+        """
+        sha256 = hashlib.sha256(content).hexdigest()
+        row = {"sha256": sha256, "program": program, "content": content}
+        with self._opened() as store:
+            store["report_files"].insert(row, pk="sha256", ignore=True)
+
+    def reports(self, program: str | None = None) -> list[bytes]:
+        """The kept `reports.json` of builds, the oldest first; of one program, or of all."""
+        query = "select content from report_files where :p is null or program = :p order by rowid"
+        return self._contents("report_files", query, {"p": program})
+
+    def keep_release(self, content: bytes) -> None:
+        """Keep the signed manifest of a release: fleets report by its hash.
+
+        Raises:
+            StorageError: the catalog cannot be written.
+        """
+        row = {"sha256": hashlib.sha256(content).hexdigest(), "content": content}
+        with self._opened() as store:
+            store["releases"].insert(row, pk="sha256", ignore=True)
+
+    def release(self, sha256: str) -> bytes | None:
+        """A release's manifest; None where it was not published from here."""
+        query = "select content from releases where sha256 = :s"
+        return next(iter(self._contents("releases", query, {"s": sha256})), None)
+
+    def _contents(self, table: str, query: str, values: dict[str, str | None]) -> list[bytes]:
+        if not self._path.is_file():
+            return []
+        with self._opened() as store:
+            if not store[table].exists():
+                return []
+            return [row["content"] for row in store.query(query, values)]
 
     def builds(self, model: str | None = None, limit: int = 20) -> list[Build]:
         """The latest builds, newest first."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.errors import LimitError, ToolchainError, UsageError
+from agent.files import write_atomic
 from agent.folders import cache_folder, data_folder
 from agent.identity import fingerprint
 from agent.manifest import Fingerprint
@@ -25,6 +26,8 @@ from sdk.cache import Cache
 from sdk.estimate import estimate
 from sdk.events import Event, OnEvent
 from sdk.foresight import unprovable
+from sdk.learning.records import FILE_NAME as REPORTS
+from sdk.learning.records import reports_bytes, reports_of
 from sdk.objective import must_be_small
 from sdk.options import Options
 from sdk.output import Output, write_output
@@ -32,6 +35,7 @@ from sdk.plan import Assignment, Candidate, Planned, plan
 from sdk.project import Project
 from sdk.project_reader import load_project
 from sdk.prune import audit, reason, with_disproofs
+from sdk.report.learnt import scale_lines
 from sdk.result import Result
 from sdk.search.clock import Clock
 from sdk.search.loop import Job, search
@@ -74,6 +78,8 @@ def build(project_path: Path, options: Options, on_event: OnEvent) -> Summary:
         )
         captured = capture(runner)
         _foresee(assignments, captured, runner)
+        for line in (line for item in assignments for line in scale_lines(item.profile)):
+            runner.say("note", line)
         planned = [_planned(project, item, captured, runner, options) for item in assignments]
         if clock is None:
             built = _lower_all(planned, captured, runner, options)
@@ -96,7 +102,11 @@ def build(project_path: Path, options: Options, on_event: OnEvent) -> Summary:
         )
         summary = with_regressions(summary, data_folder())
         on_event(Event(kind="step", message="writing the variants"))
-        return write_output(output, summary, assignments, selections, built, captured, cache)
+        summary = write_output(output, summary, assignments, selections, built, captured, cache)
+        place = options.rig or "host"
+        found = reports_of(summary.model, selections, captured.program, place, device)
+        write_atomic(output.folder / REPORTS, reports_bytes(found))
+        return summary
 
 
 def dry_run(project_path: Path, options: Options) -> list[Planned]:
@@ -208,7 +218,8 @@ def _finished(
     selection = operators(runner, selection, built, captured)
     cost = None if options.prune else audit(planned, selection.results)
     notes = calibration_note(runner, selection.results, built, captured, item.limits)
-    return dataclasses.replace(selection, notes=(*((cost,) if cost else ()), *notes))
+    learnt = scale_lines(item.profile)
+    return dataclasses.replace(selection, notes=(*((cost,) if cost else ()), *notes, *learnt))
 
 
 def _foresee(assignments: Sequence[Assignment], captured: Captured, runner: Runner) -> None:

@@ -14,18 +14,19 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from agent.codec import canonical, decode, pretty
 from agent.errors import UsageError, VerificationError
 from agent.files import write_atomic
 from agent.identity import fingerprint
 from agent.manifest import Fingerprint
-from profiles import Engine, Figure, Fitted, PowerMode, Profile, Stack
+from profiles import Engine, Figure, Fitted, PowerMode, Profile, Scale, Stack
 from profiles.toml_text import toml_key, toml_string, toml_value
 from targets import target as find_target
 from targets import target_names
 
+_T = TypeVar("_T", bound=tuple[Any, ...])
 _READ = "read from this machine"
 _BUFFER_BYTES = 256 << 20  # beyond the last-level cache of any CPU here
 _MATRIX = 1536  # three f32 matrices of this size leave the cache of one core, not of the machine
@@ -102,7 +103,8 @@ def detect(
         facts,
         bandwidth_gb_s=Figure(value=rates.bandwidth_gb_s, source=f"{source}: copying memory"),
         engines={**facts.engines, "cpu": cpu},
-        fitted=_kept_fit(facts),
+        fitted=_kept(tuple[Fitted, ...], _fit_file(facts)),
+        scales=_kept(tuple[Scale, ...], _scale_file(facts)),
     )
 
 
@@ -122,16 +124,33 @@ def merged(old: tuple[Fitted, ...], new: tuple[Fitted, ...]) -> tuple[Fitted, ..
     return tuple(found[key] for key in sorted(found))
 
 
-def _kept_fit(facts: Profile) -> tuple[Fitted, ...]:
+def keep_scales(facts: Profile, scales: tuple[Scale, ...]) -> Path:
+    """Keep what reports taught about this machine, for every later `detect`; returns the file.
+
+    What was kept before lies beside it, as `.old`.
+    """
+    file = _scale_file(facts)
+    replace_kept(file, pretty(scales))
+    return file
+
+
+def replace_kept(file: Path, content: bytes) -> None:
+    """Replace a file's content at once; what it was before is beside it, as `.old`."""
+    if file.is_file():
+        write_atomic(file.with_name(f"{file.name}.old"), file.read_bytes())
+    write_atomic(file, content)
+
+
+def _kept(kind: type[_T], file: Path) -> _T:
     try:
-        return decode(tuple[Fitted, ...], json.loads(_fit_file(facts).read_bytes()))
+        return decode(kind, json.loads(file.read_bytes()))
     except FileNotFoundError:
-        return ()
+        return kind()
     except (OSError, ValueError, VerificationError) as error:
         raise UsageError(
             f"What was fitted for this machine cannot be read: {error}",
             cause="The file was edited, cut short, or is another version's.",
-            remedy=f"Remove it, and run sdk fit --profile host again: {_fit_file(facts)}",
+            remedy=f"Remove it, and run sdk fit --profile host again: {file}",
         ) from error
 
 
@@ -139,6 +158,11 @@ def _fit_file(facts: Profile) -> Path:
     from agent.folders import data_folder
 
     return data_folder() / "fitted" / f"{facts.name}-{_machine_key(facts)}.json"
+
+
+def _scale_file(facts: Profile) -> Path:
+    file = _fit_file(facts)
+    return file.with_name(f"{file.stem}.scales.json")
 
 
 def detect_facts(target: str = "intel", root: Path = Path("/")) -> Profile:
@@ -216,6 +240,8 @@ def profile_toml(profile: Profile) -> str:
         lines += _section(section, getattr(profile, section))
     for entry in profile.fitted:
         lines += fitted_toml(entry)
+    for scale in profile.scales:
+        lines += scale_toml(scale)
     return "\n".join(lines) + "\n"
 
 
@@ -225,6 +251,15 @@ def fitted_toml(entry: Fitted) -> list[str]:
     told = {key: value for key, value in dataclasses.asdict(entry).items() if key != "ms"}
     told = {key: value for key, value in told.items() if key not in ("toolchain", "engine")}
     return [*_section(name, told), *_section(f"{name}.ms", entry.ms)]
+
+
+def scale_toml(entry: Scale) -> list[str]:
+    """The lines of what reports taught of one toolchain and engine."""
+    name = f"fitted.{toml_key(entry.toolchain)}.{entry.engine}.scale"
+    told = {key: value for key, value in dataclasses.asdict(entry).items() if value is not None}
+    told = {key: value for key, value in told.items() if key not in ("toolchain", "engine")}
+    factors = told.pop("factors")
+    return [*_section(name, told), *_section(f"{name}.factors", factors)]
 
 
 def _section(name: str, table: Mapping[str, Any]) -> list[str]:

@@ -10,11 +10,12 @@ import fcntl
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
+from agent import manifest
 from agent.bench import Budget, Failure, Measurement, Race
 from agent.boot import boot_id
 from agent.errors import UsageError
 from agent.files import storage_errors
-from agent.manifest import Fingerprint, match
+from agent.manifest import Fingerprint
 from hil import bench
 from hil.reach import Place, Say, who
 from hil.rig import Rig
@@ -142,16 +143,4 @@ class RigBench:
 
 def differences(profile: Profile, device: Fingerprint) -> list[str]:
     """What of a device is another way than a profile asks; nothing where it fits."""
-    return [
-        f"{path} is {_found(device, path)!r}, not {wanted!r}"
-        for path, wanted in profile.match.items()
-        if not match({path: wanted}, device)
-    ]
-
-
-def _found(device: Fingerprint, path: str) -> object:
-    part, _, rest = path.partition(".")
-    found: object = getattr(device, part, {})
-    for name in rest.split("."):
-        found = found.get(name) if isinstance(found, Mapping) else None
-    return found
+    return manifest.differences(profile.match, device)

@@ -1,4 +1,4 @@
-"""`sdk fit`: measure this machine, so that estimates know it."""
+"""`sdk fit`: measure this machine, or learn from reports, so that estimates know a device."""
 
 from __future__ import annotations
 
@@ -36,6 +36,21 @@ def fit(
         bool, typer.Option("--quick", help="A quarter of the programs: coarser, 4 times sooner.")
     ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure all anew.")] = False,
+    reports: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--reports",
+            help="Measure nothing, and learn from these: a build's folder or reports.json, a "
+            "fleet's export, `catalog` for all that was built here; repeat for more.",
+        ),
+    ] = None,
+    unstable: Annotated[
+        bool,
+        typer.Option("--unstable", help="Count also reports of machines that were busy."),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --reports: only say what would be learnt.")
+    ] = False,
     json: Annotated[
         bool, typer.Option("--json", help="Print each fit as JSON: its error, used or not, why.")
     ] = False,
@@ -44,8 +59,18 @@ def fit(
 
     It can be stopped at any time; the next run goes on. Sourced facts of the profile stay as they
     are. A fit is used only if it is nearer than what it would replace, on networks that neither has
-    seen; exit code 3 where none is.
+    seen; exit code 3 where none is. With --reports, what rigs and fleets measured of whole models
+    is held against the estimates instead, and the profile gets factors on them.
     """
+    if reports:
+        _learn(
+            *(profile, target, reports, project),
+            out=out,
+            unstable=unstable,
+            dry_run=dry_run,
+            json=json,
+        )
+        return
     from agent.files import write_atomic
     from agent.folders import cache_folder
     from sdk import detect
@@ -107,6 +132,27 @@ def fit(
         return
     for line in fitted_lines(fitted):
         out_console().print(line, markup=False, soft_wrap=True)
+
+
+def _learn(
+    profile: str,
+    target: str,
+    reports: list[str],
+    project: Path,
+    *,
+    out: Path | None,
+    unstable: bool,
+    dry_run: bool,
+    json: bool,
+) -> None:
+    from agent.folders import data_folder
+    from sdk.catalog import Catalog
+    from sdk.cli.refit import learn_from, profile_named
+    from sdk.learning.sources import Sources
+
+    found = profile_named(profile, target, project)
+    sightings = Sources(Catalog(data_folder())).read(reports)
+    learn_from(sightings, found, project, out=out, unstable=unstable, dry_run=dry_run, json=json)
 
 
 def _tell(judged: Sequence[Judged], again: str) -> None:

@@ -1,4 +1,4 @@
-"""`sdk profiles`: list device types, show one, check a file, detect this machine's."""
+"""`sdk profiles`: list device types, show one, compare two, check a file, detect this machine's."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agent.errors import UsageError
+from agent.files import storage_errors
 from sdk.cli.output import err_console, out_console, print_json
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ProjectFolder = Annotated[Path, typer.Option("--project", help="Its own profiles come first.")]
 
 profiles_app = typer.Typer(
-    help="Device types: list them, show one, check a file, detect this machine's.",
+    help="Device types: list them, show one, compare two, check a file, detect this machine's.",
     no_args_is_help=True,
     rich_markup_mode=None,
     epilog="Example: sdk profiles show core-ultra-155h",
@@ -53,15 +54,11 @@ def show_profile(
     json: Json = False,
 ) -> None:
     """One profile: its engines, memory, rates and software, each figure with its source."""
-    from agent.folders import cache_folder
-    from sdk.assign import find_profile
-    from sdk.detect import host_target, profile_toml
+    from sdk.cli.refit import profile_named
+    from sdk.detect import profile_toml
     from sdk.report.profiles import drawing
-    from targets import target_names
 
-    hosts = {f"{target}-host": target for target in target_names()}
-    target = hosts.get(name) or (host_target() if name == "host" else "")
-    profile = find_profile(target, name, project, cache_folder())
+    profile = profile_named(name, None, project)
     if json:
         print_json(profile)
     elif toml:
@@ -116,6 +113,38 @@ def detect_profile(
         named = dataclasses.replace(profile, name=out.stem)  # a file is called as its profile is
         write_atomic(out, profile_toml(named).encode())
         err_console().print(f"written to {out}", markup=False)
+
+
+@profiles_app.command("diff", epilog="Example: sdk profiles diff n100 profiles/n100.toml")
+def diff_profiles(
+    left: Annotated[str, typer.Argument(help="A profile's name or file, or `host`.")],
+    right: Annotated[str, typer.Argument(help="Another one, such as the `.old` beside it.")],
+    project: ProjectFolder = Path(),
+    json: Json = False,
+) -> None:
+    """Two profiles side by side, where they differ: facts, fitted constants, their provenance."""
+    from sdk.profile_diff import diff
+    from sdk.report.profiles import side_by_side
+
+    found = diff(_named(left, project), _named(right, project))
+    if json:
+        print_json({"left": left, "right": right, "differences": found})
+    elif found:
+        out_console().print(side_by_side(left, right, found))
+    else:
+        out_console().print("no difference", markup=False)
+
+
+def _named(name: str, project: Path) -> Profile:
+    """A profile by its name, or the one in a file, which may be called otherwise."""
+    from profiles import parse
+    from sdk.cli.refit import profile_named
+
+    path = Path(name)
+    if path.suffix in (".toml", ".old") or path.is_file():
+        with storage_errors(path):
+            return parse(path.read_text(encoding="utf-8"), name)
+    return profile_named(name, None, project)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agent.errors import UsageError
+from agent.errors import StorageError, UsageError
 from sdk.cli.keys import Json, Keys, Repo, opened
 from sdk.cli.output import err_console, out_console, print_json
 
@@ -76,6 +76,7 @@ def publish(
             repository.assignment_signers()  # before anything is published
         found = do_publish(repository, build, release, allow_unproven=allow_unproven, tell=tell)
         order.carry_out(repository, found, tell)
+    _remember(repository, found)
     warn_of(repository.due())
     if json:
         print_json(order.as_json(found))
@@ -83,6 +84,21 @@ def publish(
     told = f"{found.model} {found.release} is release {found.release_counter} at {repo}: "
     told += f"{found.uploaded_bytes} bytes uploaded, {found.deltas} deltas"
     out_console().print(told + order.said, markup=False, soft_wrap=True)
+
+
+def _remember(repository: Repository, found: Published) -> None:
+    """Keep the manifest here: devices report by its hash, and a fit asks what that was."""
+    from agent.folders import data_folder
+    from sdk.catalog import Catalog
+    from sdk.release.publish import manifest_place
+
+    try:
+        content = repository.store.read(manifest_place(found.path, found.manifest_sha256))
+        if content is not None:
+            Catalog(data_folder()).keep_release(content)
+    except StorageError as error:  # what was asked for is published
+        told = f"warning: this release is not in the history: {error}"
+        err_console().print(told, markup=False, soft_wrap=True)
 
 
 def assign(

@@ -15,6 +15,7 @@ from sdk.estimate.fitted import fitted_latency_ms
 from sdk.estimate.interval import Estimate, Interval
 from sdk.estimate.latency import latency_ms
 from sdk.estimate.memory import file_bytes, peak_memory_bytes
+from sdk.estimate.scaled import scaled_latency_ms
 from targets.interface import Program, Recipe
 
 __all__ = ["Constants", "Estimate", "Interval", "bounds", "estimate", "file_bytes"]
@@ -25,12 +26,14 @@ def estimate(
 ) -> Estimate:
     """Predict one request's latency at the dims' `opt` values, and the process's peak memory.
 
-    Where the profile was fitted for such a recipe, the latency's interval holds nine in ten; it is
-    no bound, and `bounds` has one.
+    Where the profile was fitted for such a recipe, or reports taught about it, the latency's
+    interval holds nine in ten; it is no bound, and `bounds` has one.
     """
-    by_default = bounds(program, profile, recipe, constants)
-    fitted = fitted_latency_ms(program, profile, recipe)
-    return dataclasses.replace(by_default, latency_ms=fitted) if fitted else by_default
+    found = bounds(program, profile, recipe, constants)
+    latency = fitted_latency_ms(program, profile, recipe) or found.latency_ms
+    if latency is not None:
+        latency = scaled_latency_ms(program, profile, recipe, latency, constants) or latency
+    return dataclasses.replace(found, latency_ms=latency)
 
 
 def bounds(

@@ -30,17 +30,15 @@ def latency_ms(
     arithmetic at more than the peak, all data in caches, hardly any fixed cost. It is there to
     disprove what cannot be, and nothing else.
     """
-    engine = profile.engines.get(recipe.engine)
-    own = constants.engines.get(recipe.engine)
-    if engine is None or not engine.peak or own is None or not program.costs:
+    found = latency_parts(program, profile, recipe, constants)
+    if found is None:
         return None
+    fixed, work = found
+    engine, own = profile.engines[recipe.engine], constants.engines[recipe.engine]
     kernels = [cost for cost in program.costs if not cost.fused]
     rates = [_rate(recipe, engine, cost) for cost in kernels]
-    launch = own.launch_ms.value + own.launch_ms_per_core.value * (profile.cores or 0)
-    fixed = own.request_ms.value + launch * len(kernels)
-    value, least = fixed, constants.least_fixed.value * fixed
+    value, least = fixed + work, constants.least_fixed.value * fixed
     for cost, rate in zip(kernels, rates, strict=True):
-        value += _kernel_ms(cost, rate, profile, own)
         least += cost.flops / (_most_gflops(rate, engine, constants) * _PER_MS)
     unknown = 1.0
     if any(rate.stands_in for rate in rates):
@@ -52,6 +50,20 @@ def latency_ms(
     if any(cost.kind == "recurrent" for cost in kernels):
         unknown *= constants.recurrent.value
     return Interval(value=value, low=least / unknown, high=value * own.spread.value * unknown)
+
+
+def latency_parts(
+    program: Program, profile: Profile, recipe: Recipe, constants: Constants
+) -> tuple[float, float] | None:
+    """The value's two parts: what is fixed for a request and its kernels, and their work."""
+    engine = profile.engines.get(recipe.engine)
+    own = constants.engines.get(recipe.engine)
+    if engine is None or not engine.peak or own is None or not program.costs:
+        return None
+    kernels = [cost for cost in program.costs if not cost.fused]
+    launch = own.launch_ms.value + own.launch_ms_per_core.value * (profile.cores or 0)
+    work = sum(_kernel_ms(cost, _rate(recipe, engine, cost), profile, own) for cost in kernels)
+    return own.request_ms.value + launch * len(kernels), work
 
 
 def _most_gflops(rate: _Rate, engine: Engine, constants: Constants) -> float:

@@ -10,6 +10,8 @@ from rich.text import Text
 
 from profiles import Engine, Fitted, PowerMode, Profile
 from profiles.reader import PRECISIONS
+from sdk.profile_diff import Difference
+from sdk.report.learnt import described
 from sdk.report.predicates import in_words, size
 
 _CLOCKS = ("cores", "cpu_mhz", "gpu_mhz", "memory_mhz", "watts")
@@ -29,6 +31,9 @@ def drawing(profile: Profile) -> RenderableType:
         *_section("a device is of this type if", _lines(in_words(profile.match))),
         *_section("what was ever done on it", _status(profile)),
         *_section("fitted for estimates (sdk fit)", _lines(fitted_lines(profile.fitted))),
+        *_section(
+            "learnt from reports (sdk fit --reports)", _lines(map(described, profile.scales))
+        ),
         *_section("sources", notes.table()),
     ]
     return Group(*parts)
@@ -43,6 +48,14 @@ def listing(profiles: Iterable[Profile]) -> Table:
             Text(size(profile.memory_bytes)),
             Text(evidence(profile)),
         )
+    return table
+
+
+def side_by_side(left: str, right: str, found: Iterable[Difference]) -> Table:
+    """Where two profiles differ: what each says there, or nothing."""
+    table = _grid("", left, right, header=True)
+    for entry in found:
+        table.add_row(Text(entry.path), Text(entry.left or "-"), Text(entry.right or "-"))
     return table
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from agent.errors import UsageError
 from sdk import api
+from sdk.learning.records import FILE_NAME, parse_reports
 from sdk.summary import Summary
 from tests.hil.conftest import Loopback
 from tests.test_build import onnx_project
@@ -42,6 +43,10 @@ def test_what_is_compiled_here_is_proven_there_and_kept(known: Loopback, tmp_pat
     measured = [one for one in found.candidates if one.latency_ms is not None]
     assert len(measured) >= 2
     assert any("on loopback" in line for line in told)
+    file = tmp_path / "out/net" / FILE_NAME
+    kept = parse_reports(file.read_bytes(), str(file))
+    assert (kept.device, len(kept.measured)) == ("loopback", len(measured))
+    assert len(kept.program.costs) == 2, "a product and what is fused into it"
     assert not [line for line in told if "timing the operators" in line], "they are the rig's own"
     again: list[str] = []
     _built(project, known, tmp_path / "out", again)

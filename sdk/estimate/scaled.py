@@ -1,0 +1,51 @@
+"""Latency by what reports taught about a profile, on top of its fit or its data sheet. Pure."""
+
+from __future__ import annotations
+
+from profiles import Profile, Scale
+from sdk.estimate.constants import Constants
+from sdk.estimate.fitted import kind_of
+from sdk.estimate.interval import Interval
+from sdk.estimate.parts import base_digest, parts
+from targets.interface import Program, Recipe
+
+
+def scaled_latency_ms(
+    program: Program, profile: Profile, recipe: Recipe, base: Interval, constants: Constants
+) -> Interval | None:
+    """One request's latency; None where reports taught nothing of this kind of recipe.
+
+    Args:
+        program: to be run.
+        profile: with what was learnt.
+        recipe: how.
+        base: what is estimated without: its width stays where the reports were too few to tell one.
+        constants: of the data sheet's estimate.
+    """
+    own = find_scale(profile, recipe, constants)
+    found = None if own is None else parts(program, profile, recipe, constants)
+    if own is None or found is None:
+        return None
+    factors = own.factors[kind_of(recipe)]
+    value = factors["fixed"] * found.fixed + factors["work"] * found.work
+    if own.low is None or own.high is None:
+        low, high = base.low / base.value, base.high / base.value
+    else:
+        low, high = own.low, own.high
+    return Interval(value=value, low=value * low, high=value * high)
+
+
+def find_scale(profile: Profile, recipe: Recipe, constants: Constants) -> Scale | None:
+    """What reports taught of this kind of recipe, if the rest of the profile is as it was then."""
+    kind = kind_of(recipe)
+    for entry in profile.scales:
+        if (entry.toolchain, entry.engine) == (recipe.toolchain, recipe.engine):
+            return (
+                entry if kind in entry.factors and is_current(entry, profile, constants) else None
+            )
+    return None
+
+
+def is_current(scale: Scale, profile: Profile, constants: Constants) -> bool:
+    """Whether the profile's other facts are those that the factors were found on."""
+    return scale.base == base_digest(profile, scale.toolchain, scale.engine, constants)

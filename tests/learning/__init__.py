@@ -1,0 +1,1 @@
+"""What reports teach: tests/learning mirrors sdk/learning."""
