@@ -46,6 +46,21 @@ _ARCHES = {"amd64": "x86_64", "x64": "x86_64", "arm64": "aarch64"}  # what other
 # Bits of the auxiliary vector (Linux, arch/arm64/include/uapi/asm/hwcap.h).
 _HWCAP = {1: "asimd", 10: "fp16", 20: "dotprod", 22: "sve"}
 _HWCAP2 = {1: "sve2", 13: "i8mm", 14: "bf16", 23: "sme"}
+# Where glibc keeps x86 features: leaf, register (eax to edx) and bit. Leaves as in its
+# sys/platform/x86.h: 0 is CPUID 1, 1 is CPUID 7, 6 is CPUID 7.1.
+_GLIBC_X86 = {
+    "avx2": (1, 1, 5),
+    "fma": (0, 2, 12),
+    "f16c": (0, 2, 29),
+    "avx_vnni": (6, 0, 4),
+    "avx512f": (1, 1, 16),
+    "avx512_vnni": (1, 2, 11),
+    "avx512_bf16": (6, 0, 5),
+    "avx512_fp16": (1, 3, 23),
+    "amx_int8": (1, 3, 25),
+    "amx_bf16": (1, 3, 22),
+    "amx_fp16": (6, 0, 21),
+}
 _JETPACKS = {
     "35.1": "5.0.2",
     "35.3.1": "5.1.1",
@@ -104,7 +119,7 @@ def fingerprint(root: Path = Path("/"), machine: str | None = None) -> Fingerpri
     return Fingerprint(
         identity={
             "arch": arch,
-            "soc": _soc(root, arch, cpuinfo),
+            "soc": None if emulated else _soc(root, arch, cpuinfo),
             "isa": _isa(root, arch, cpuinfo, emulated=emulated),
             "cores": _cores(root, cpuinfo),
             "gpu": _gpu(root),
@@ -184,9 +199,29 @@ def _emulated(root: Path, arch: str, cpuinfo: str) -> bool:
 def _isa(root: Path, arch: str, cpuinfo: str, *, emulated: bool) -> list[str]:
     if arch == "aarch64":
         return sorted(_arm_isa(root, cpuinfo, emulated=emulated))
-    if arch == "x86_64" and not emulated:  # an emulator shows the host's flags: worse than none
+    if arch == "x86_64" and emulated:  # what it is shown are the host's flags: worse than none
+        return sorted(_x86_isa_of_this_process()) if root == Path("/") else []
+    if arch == "x86_64":
         return sorted(set(X86_ISA) & set(_field(cpuinfo, "flags").split()))
     return []
+
+
+def _x86_isa_of_this_process() -> set[str]:
+    """What the CPU that runs this process tells it, asked through glibc (2.33 or newer)."""
+    import ctypes
+
+    try:
+        leaf_of = ctypes.CDLL(None)["__x86_get_cpuid_feature_leaf"]
+    except (OSError, AttributeError):
+        return set()
+    leaf_of.argtypes = [ctypes.c_uint]
+    leaf_of.restype = ctypes.POINTER(ctypes.c_uint32 * 8)  # four of the CPU, four that are usable
+    leaves = {leaf: leaf_of(leaf).contents for leaf in {leaf for leaf, _, _ in _GLIBC_X86.values()}}
+    return {
+        word
+        for word, (leaf, register, bit) in _GLIBC_X86.items()
+        if leaves[leaf][4 + register] >> bit & 1
+    }
 
 
 def _arm_isa(root: Path, cpuinfo: str, *, emulated: bool) -> set[str]:

@@ -39,6 +39,11 @@ def bench_on(rig: Rig, variant: Path, seconds: float) -> Measurement:
     return found
 
 
+def is_emulated(rig: Rig) -> bool:
+    """Whether it has only the instruction set of what it stands for, and no speed."""
+    return bool(bench.look(rig).identity.get("emulated"))
+
+
 def verify_on(rig: Rig, variant: Path) -> GoldenCheck:
     """Check a variant's answers on a rig against the golden data.
 

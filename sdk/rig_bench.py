@@ -22,6 +22,8 @@ from hil.rig import Rig
 from profiles import Profile
 from sdk.workers import Workers
 
+_CHIP = ("identity.emulated", "identity.soc", "identity.cores", "identity.memory_bytes")
+
 
 class RigBench:
     """The rig of one build. Others may have it while the build compiles."""
@@ -57,13 +59,13 @@ class RigBench:
         return found
 
     def check(self, profile: Profile, device: Fingerprint) -> None:
-        """Whether the rig is what its profile says; one that is emulated is not asked for its chip.
+        """Whether the rig is what its profile says.
 
         Raises:
             UsageError: it is another device: its figures would count for what it is not.
         """
         differs = differences(profile, device)
-        if not differs or device.identity.get("emulated"):
+        if not differs:
             return
         raise UsageError(
             f"The rig {self.name} is no {profile.name}: {'; '.join(differs)}.",
@@ -142,5 +144,11 @@ class RigBench:
 
 
 def differences(profile: Profile, device: Fingerprint) -> list[str]:
-    """What of a device is another way than a profile asks; nothing where it fits."""
-    return manifest.differences(profile.match, device)
+    """What of a device is another way than a profile asks; nothing where it fits.
+
+    One that is emulated has no chip: it is asked for all but that.
+    """
+    asked = profile.match
+    if device.identity.get("emulated"):
+        asked = {path: wanted for path, wanted in asked.items() if path not in _CHIP}
+    return manifest.differences(asked, device)

@@ -14,6 +14,7 @@ from hil.reach import Say, inventory_of, place_of, who
 from hil.rig import Rig
 from profiles import all_profiles, find
 from sdk.project import profile_folders
+from sdk.prove import evidence
 from sdk.rig_bench import RigBench, differences
 
 
@@ -74,6 +75,10 @@ def closest(device: Fingerprint) -> list[dict[str, Any]]:
         if profile.arch != device.identity.get("arch"):
             continue
         differs = differences(profile, device)
+        if device.identity.get("emulated") and evidence(profile, device)[0] != "emulated":
+            differs.append(
+                "its instruction set is not the profile's, or the profile leaves it open"
+            )
         found.append({"profile": profile.name, "target": profile.target, "differs": differs})
     return sorted(found, key=lambda one: (len(one["differs"]), one["profile"]))
 

@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from agent.codec import encode
-from agent.identity import ARM_ISA, ISA_WORDS, X86_ISA, conditions_now, fingerprint, isa_class
+from agent.identity import (
+    ARM_ISA,
+    ISA_WORDS,
+    X86_ISA,
+    _x86_isa_of_this_process,
+    conditions_now,
+    fingerprint,
+    isa_class,
+)
 
 PI_5 = {
     "proc/cpuinfo": (
@@ -176,6 +184,15 @@ def test_a_process_under_qemu_is_emulated_and_trusts_no_host_flags(tmp_path: Pat
     identity = fingerprint(root, "x86_64").identity
     assert identity["emulated"] is True
     assert identity["isa"] == []
+    assert identity["soc"] is None, "the host's"
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="x86 is asked")
+def test_what_the_cpu_tells_a_process_is_what_the_kernel_shows_of_it() -> None:
+    told = _x86_isa_of_this_process()
+    if not told:
+        pytest.skip("a C library that keeps no features: not glibc 2.33 or newer")
+    assert sorted(told) == fingerprint().identity["isa"]
 
 
 def test_an_arm_process_that_is_shown_an_x86_cpuinfo_is_emulated(tmp_path: Path) -> None:

@@ -167,14 +167,16 @@ def bench(
 ) -> None:
     """Measure a variant's speed and memory on a rig."""
     from sdk.cli.variants import measured
-    from sdk.on_rig import bench_on
+    from sdk.on_rig import bench_on, is_emulated
     from sdk.rigs import reached
 
     with (
         err_console().status(f"measuring on {name}"),
         reached(name, inventory, _note, what="sdk hil bench", wait_s=wait) as rig,
     ):
-        found = bench_on(rig, variant, seconds)
+        found, emulated = bench_on(rig, variant, seconds), is_emulated(rig)
+    if emulated:
+        _note(f"{name} is emulated: these figures are the emulator's, and prove no speed")
     if json:
         print_json(found)
         return
