@@ -14,6 +14,7 @@ from sdk.cli import (
     fleet_access,
     fleet_assign,
     fleet_devices,
+    fleet_fit,
     fleet_look,
     fleet_rollouts,
     fleet_watch,
@@ -93,6 +94,7 @@ fleet_app.command("revoke", epilog=fleet_rollouts.REVOKE_EXAMPLE)(fleet_rollouts
 fleet_app.command("watch", epilog=fleet_watch.EXAMPLE)(fleet_watch.watch)
 fleet_app.command("reports", epilog=fleet_look.REPORTS_EXAMPLE)(fleet_look.reports)
 fleet_app.command("export", epilog=fleet_look.EXPORT_EXAMPLE)(fleet_look.export)
+fleet_app.command("fit", epilog=fleet_fit.EXAMPLE)(fleet_fit.fit)
 fleet_app.add_typer(fleet_access.keys_app)
 fleet_app.command("audit", epilog=fleet_access.AUDIT_EXAMPLE)(fleet_access.audit)
 

@@ -113,7 +113,10 @@ def reports(
 
 
 def export(
-    what: Annotated[Literal["devices", "reports"], typer.Argument(help="All of them.")],
+    what: Annotated[
+        Literal["devices", "reports", "measurements"],
+        typer.Argument(help="All of them; measurements are the times in reports."),
+    ],
     form: Annotated[
         Literal["csv", "jsonl"], typer.Option("--form", help="For a spreadsheet, or JSON lines.")
     ] = "jsonl",
@@ -124,7 +127,7 @@ def export(
     key_file: KeyFile = None,
     json: Annotated[bool, typer.Option("--json", help="The same as --form jsonl.")] = False,
 ) -> None:
-    """Write all devices, or all reports, a line each.
+    """Write all devices, all reports, or what they measured, a line each.
 
     A file is replaced once all is there: an export that is cut off leaves what was there before.
     """

@@ -25,25 +25,26 @@ from targets.interface import Program, Recipe
 CATALOG = "catalog"
 """The word for what the builds of this user have measured."""
 _EXPORT = ".jsonl"
+_SHA256 = "manifest_sha256"
 
-ManifestOf = Callable[[str], Manifest | None]
-"""sha256 of a release's manifest -> the manifest, where it can be had."""
+Fetch = Callable[[str, str, str], bytes | None]
+"""Model, release and sha256 of its manifest -> the manifest, where it can be had."""
 
 
 class Sources:
     """All that is known here: reports of builds, and the programs that fleets report of."""
 
-    def __init__(self, catalog: Catalog, manifest_of: ManifestOf | None = None) -> None:
+    def __init__(self, catalog: Catalog, fetch: Fetch | None = None) -> None:
         """Nothing is read yet.
 
         Args:
             catalog: of this user's builds.
-            manifest_of: asks a fleet's server for what the catalog has not.
+            fetch: asks a fleet's server for what the catalog has not.
         """
         self._catalog = catalog
-        self._fetch = manifest_of or (lambda _: None)
+        self._fetch = fetch or (lambda *_: None)
         self._manifests: dict[str, Manifest | None] = {}
-        self._programs: dict[str, Program] = {}
+        self._programs: dict[str, Program | None] = {}
 
     def read(self, named: Iterable[str]) -> list[Sighting]:
         """The reports in these places: folders and files of builds, exports, or `catalog`.
@@ -64,14 +65,14 @@ class Sources:
                 found += reports.sightings()
         for path in exports:  # after the builds, whose programs they may be of
             with storage_errors(path), path.open("rb") as stream:
-                found += self.fleet(_lines(stream, str(path)))
+                found += self.fleet(lines(stream, str(path)))
         return found
 
     def fleet(self, lines: Iterable[Mapping[str, Any]]) -> Iterator[Sighting]:
         """What a fleet's devices measured, as its export tells it."""
         for line in lines:
             variant = str(line.get("variant"))
-            recipe, program = self._built(str(line.get("manifest_sha256")), variant)
+            recipe, program = self._built(line, variant)
             yield Sighting(
                 device=str(line.get("device_id")),
                 origin="fleet",
@@ -84,8 +85,8 @@ class Sources:
                 notes=tuple(map(str, line.get("notes") or ())),
             )
 
-    def _built(self, sha256: str, variant: str) -> tuple[Recipe | None, Program | None]:
-        manifest = self._manifest(sha256)
+    def _built(self, line: Mapping[str, Any], variant: str) -> tuple[Recipe | None, Program | None]:
+        manifest = self._manifest(*(str(line.get(k)) for k in ("model", "release", _SHA256)))
         entry = next((v for v in manifest.variants if v.id == variant), None) if manifest else None
         if entry is None:
             return None, None
@@ -95,17 +96,17 @@ class Sources:
             return None, None
         return recipe, self._program(str(entry.provenance.get("program")))
 
-    def _manifest(self, sha256: str) -> Manifest | None:
+    def _manifest(self, model: str, release: str, sha256: str) -> Manifest | None:
         if sha256 not in self._manifests:
-            kept = self._catalog.release(sha256)
-            is_whole = kept is not None and hashlib.sha256(kept).hexdigest() == sha256
-            self._manifests[sha256] = parse(kept) if kept and is_whole else self._fetch(sha256)
+            content = self._catalog.release(sha256) or self._fetch(model, release, sha256)
+            is_it = content is not None and hashlib.sha256(content).hexdigest() == sha256
+            self._manifests[sha256] = parse(content) if content and is_it else None
         return self._manifests[sha256]
 
     def _program(self, digest: str) -> Program | None:
         if digest not in self._programs:
-            self._programs |= {one.program.digest: one.program for one in self._kept(digest)}
-        return self._programs.get(digest)
+            self._programs[digest] = next((one.program for one in self._kept(digest)), None)
+        return self._programs[digest]
 
     def _kept(self, program: str | None = None) -> list[Reports]:
         return [parse_reports(content, "The catalog") for content in self._catalog.reports(program)]
@@ -124,13 +125,22 @@ def _reports_at(path: Path) -> Reports:
         return parse_reports(file.read_bytes(), str(file))
 
 
-def _lines(stream: Iterable[bytes], origin: str) -> Iterator[dict[str, Any]]:
+def lines(stream: Iterable[bytes], origin: str) -> Iterator[dict[str, Any]]:
+    """The lines of an export of measurements.
+
+    Args:
+        stream: a line each.
+        origin: what messages call it.
+
+    Raises:
+        UsageError: it is another export, or cut short.
+    """
     for number, line in enumerate(stream, 1):
         try:
             found = json.loads(line)
         except ValueError:
             found = None
-        if not isinstance(found, dict) or "manifest_sha256" not in found:
+        if not isinstance(found, dict) or _SHA256 not in found:
             raise UsageError(
                 f"{origin}, line {number}, is no line of an export of measurements.",
                 cause="It is another export, or was cut short.",

@@ -11,7 +11,7 @@ from fastapi.responses import StreamingResponse
 from sdk.fleet.database import reading
 from sdk.fleet.export import as_csv, as_lines
 from sdk.fleet.server import Server
-from sdk.fleet.store import access, devices, overview
+from sdk.fleet.store import access, devices, measurements, overview
 from sdk.fleet.web.admin_models import (
     DeviceId,
     Done,
@@ -151,10 +151,10 @@ def reports(
 def export(
     server: Desk,
     caller: Viewer,
-    what: Literal["devices", "reports"],
+    what: Literal["devices", "reports", "measurements"],
     form: Literal["csv", "jsonl"] = "jsonl",
 ) -> StreamingResponse:
-    """All devices or all reports, a line each."""
+    """All devices or all reports, or each variant's time in them, a line each."""
     rows = _all(server, caller.tenant, what)
     if form == "csv":
         return StreamingResponse(as_csv(rows), media_type="text/csv")
@@ -162,7 +162,19 @@ def export(
 
 
 def _all(server: Server, tenant: str, what: str) -> Iterator[Item]:
-    """Every device or report, a page at a time, so that nothing waits for a slow reader."""
+    """All of them, a page at a time, so that nothing waits for a slow reader."""
+    return _measurements(server, tenant) if what == "measurements" else _items(server, tenant, what)
+
+
+def _measurements(server: Server, tenant: str) -> Iterator[Item]:
+    after: int | None = 0
+    while after is not None:
+        with reading(server.engine) as connection:
+            found, after = measurements.page(connection, tenant, after, 1000)
+        yield from found
+
+
+def _items(server: Server, tenant: str, what: str) -> Iterator[Item]:
     after, number = "", 0
     while True:
         with reading(server.engine) as connection:
