@@ -17,6 +17,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,10 @@ TIME_LIMIT_S = 3600.0
 JETPACK_TRTEXEC = Path("/usr/src/tensorrt/bin/trtexec")
 """Where JetPack's packages put it, off the path."""
 
+OnWords = Callable[[float, str], None]
+"""Is told the seconds that a build has taken so far, and the builder's last line."""
+
+_TOLD_S = 2.0
 _ASK_S = 60.0  # trtexec --help starts CUDA, which takes seconds on a cold board
 
 
@@ -91,10 +96,12 @@ def build_engine(
     *,
     timing_cache: Path | None = None,
     time_limit_s: float = TIME_LIMIT_S,
+    on_words: OnWords | None = None,
 ) -> Path:
     """Build `folder/engine.plan`, with its record and the builder's log beside it.
 
     The folder appears whole or not at all; if somebody else was faster, theirs is kept.
+    `on_words` is told every few seconds how long it has taken, and the builder's last line.
 
     Raises:
         ToolchainError: the builder refused, crashed, hung or wrote nothing of use.
@@ -122,7 +129,7 @@ def build_engine(
             "timing_cache": cache,
             "arguments": arguments,
         }
-        _run(builder, request, scratch, time_limit_s)
+        _run(builder, request, scratch, time_limit_s, on_words)
         record = {
             "release": builder.release,
             "builder": builder.trtexec or "tensorrt",
@@ -173,7 +180,13 @@ def _sweep(folder: Path) -> None:
                 shutil.rmtree(old)
 
 
-def _run(builder: Builder, request: dict[str, Any], scratch: Path, time_limit_s: float) -> None:
+def _run(
+    builder: Builder,
+    request: dict[str, Any],
+    scratch: Path,
+    time_limit_s: float,
+    on_words: OnWords | None,
+) -> None:
     log = scratch / LOG
     command = own_command("agent.engine_build", json.dumps(request))
     with storage_errors(log), log.open("wb") as stream:
@@ -188,7 +201,7 @@ def _run(builder: Builder, request: dict[str, Any], scratch: Path, time_limit_s:
     name = "trtexec" if builder.trtexec else "TensorRT's builder"
     hung = False
     try:
-        process.wait(timeout=time_limit_s)
+        _wait(process, log, time_limit_s, on_words)
     except subprocess.TimeoutExpired:
         hung = True
     finally:
@@ -217,6 +230,26 @@ def _run(builder: Builder, request: dict[str, Any], scratch: Path, time_limit_s:
         "builder needs more of it than the engine.",
         remedy="Read its words; close what else uses the GPU; or use another variant.",
     )
+
+
+def _wait(
+    process: subprocess.Popen[bytes], log: Path, time_limit_s: float, on_words: OnWords | None
+) -> None:
+    started = time.monotonic()
+    while on_words is not None and time.monotonic() - started + _TOLD_S < time_limit_s:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=_TOLD_S)
+            return
+        on_words(time.monotonic() - started, _last_line(log))
+    process.wait(timeout=max(0.0, time_limit_s - (time.monotonic() - started)))
+
+
+def _last_line(log: Path) -> str:
+    with contextlib.suppress(OSError), log.open("rb") as stream:
+        stream.seek(max(0, log.stat().st_size - 2000))
+        lines = [line.strip() for line in stream.read().decode(errors="replace").splitlines()]
+        return next((line for line in reversed(lines) if line), "")[-200:]
+    return ""
 
 
 def _how(status: int) -> str:

@@ -68,7 +68,7 @@ def probe(rig: Rig) -> Probe:
         RunFailedError: it cannot be looked at.
         NetworkError: the line ended.
     """
-    found = _ran(rig, "probe", None, time_limit_s=PROBE_S)["found"]
+    found = ran(rig, "probe", None, time_limit_s=PROBE_S)["found"]
     return Probe(
         fingerprint=decode(Fingerprint, found["fingerprint"]),
         conditions=found["conditions"],
@@ -78,7 +78,7 @@ def probe(rig: Rig) -> Probe:
 
 def look(rig: Rig) -> Fingerprint:
     """What it is, without a try of its runtimes; raises as `probe` does."""
-    found = _ran(rig, "look", None, time_limit_s=PROBE_S)["found"]
+    found = ran(rig, "look", None, time_limit_s=PROBE_S)["found"]
     return decode(Fingerprint, found["fingerprint"])
 
 
@@ -129,7 +129,7 @@ def answers(
     variant = push_variant(rig, folder, on_progress)
     asked = push_files(rig, {"questions.safetensors": questions}, on_progress)
     try:
-        found = _ran(
+        found = ran(
             rig, "answer", on_event, time_limit_s=time_limit_s, memory_limit_mib=memory_limit_mib,
             variant=variant, questions=asked, check_as=check_as,
         )  # fmt: skip
@@ -171,7 +171,7 @@ def contest(
     # Each may overspend (agent.arena), load as long as a turn may take, and be warmed.
     limit_s = len(contestants) * (8 * budget.seconds_per_contestant + 2 * turn_limit_s)
     with alone or contextlib.nullcontext():
-        found = _ran(
+        found = ran(
             rig, "contest", on_event, time_limit_s=limit_s, memory_limit_mib=memory_limit_mib,
             contestants=staged, inputs=asked, budget=encode(budget),
             race=None if race is None else encode(race), turn_limit_s=turn_limit_s,
@@ -183,6 +183,23 @@ def contest(
         else _noted(decode(Measurement, one["found"]), notes)
         for name, one in found["found"]["found"].items()
     }
+
+
+def operators(rig: Rig, folder: Path, inputs: Path, *, time_limit_s: float) -> list[Any] | None:
+    """Where a variant's time goes on the rig, as `agent.operators` tells it.
+
+    Nothing else measures there meanwhile.
+
+    Raises:
+        RunFailedError: it crashed or hung.
+        SlipwayError: it cannot be loaded or profiled there.
+        NetworkError: the line ended.
+    """
+    found = ran(
+        rig, "operators", None, time_limit_s=time_limit_s, variant=push_variant(rig, folder),
+        inputs=push_files(rig, {"inputs.safetensors": inputs}), alone=True,
+    )["found"]["operators"]  # fmt: skip
+    return None if found is None else list(found)
 
 
 def install(
@@ -205,7 +222,7 @@ def install(
             remedy=f"pip download --only-binary :all: -d {wheels} {' '.join(packages)}",
         )
     staged = push_files(rig, files, on_progress)
-    found = _ran(
+    found = ran(
         rig, "install", None, time_limit_s=INSTALL_S, wheels=staged, packages=list(packages)
     )
     return list(found["found"]["installed"])
@@ -245,14 +262,15 @@ def command(
         elif on_wait is not None:
             on_wait(str(event.get("message")))
 
-    found = _ran(
+    found = ran(
         rig, "command", heard, time_limit_s=time_limit_s, program=list(program), files=staged,
         alone=alone,
     )  # fmt: skip
     return int(found["found"]["status"])
 
 
-def _ran(rig: Rig, kind: str, on_event: OnEvent | None, **asked: Any) -> dict[str, Any]:
+def ran(rig: Rig, kind: str, on_event: OnEvent | None, **asked: Any) -> dict[str, Any]:
+    """Do a run; what it found, if it ended well. Raises as `checked` does."""
     return checked(rig, rig.run(kind, on_event, **asked))
 
 

@@ -9,6 +9,8 @@ from agent.bench import Budget, Failure, Measurement
 from agent.errors import ToolchainError
 from agent.variant import read_record, verify_files
 from hil import bench
+from hil.engines import prepare
+from hil.reach import Say
 from hil.rig import Rig
 from sdk.api import golden_file, opt_inputs
 from sdk.golden_check import GoldenCheck, check_golden
@@ -19,12 +21,20 @@ from sdk.samples import StoredSamples
 _VERIFY_S = 1800.0
 
 
-def bench_on(rig: Rig, variant: Path, seconds: float) -> Measurement:
+def bench_on(rig: Rig, variant: Path, seconds: float, timed: Path, say: Say) -> Measurement:
     """Measure one variant on a rig; as `sdk.api.bench` does it here.
+
+    Args:
+        rig: that is leased.
+        variant: its folder.
+        seconds: to measure for.
+        timed: see `hil.engines.prepare`.
+        say: is told how an engine's build goes on.
 
     Raises:
         ToolchainError: it cannot be loaded or run there.
     """
+    prepare(rig, variant, timed, say)
     with opt_inputs(variant) as inputs:
         found = bench.contest(
             rig, {variant.name: variant}, inputs=inputs,
@@ -44,8 +54,8 @@ def is_emulated(rig: Rig) -> bool:
     return bool(bench.look(rig).identity.get("emulated"))
 
 
-def verify_on(rig: Rig, variant: Path) -> GoldenCheck:
-    """Check a variant's answers on a rig against the golden data.
+def verify_on(rig: Rig, variant: Path, timed: Path, say: Say) -> GoldenCheck:
+    """Check a variant's answers on a rig against the golden data; arguments as of `bench_on`.
 
     Raises:
         VerificationError: an answer is not what it should be, or a file of it.
@@ -54,6 +64,7 @@ def verify_on(rig: Rig, variant: Path) -> GoldenCheck:
     record = read_record(variant)
     verify_files(variant, record)
     golden = golden_file(variant)
+    prepare(rig, variant, timed, say)
     with tempfile.TemporaryDirectory() as folder:
         questions, answered = Path(folder) / "questions", Path(folder) / "answers"
         write_questions(

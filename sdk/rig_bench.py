@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from agent import manifest
 from agent.bench import Budget, Failure, Measurement, Race
@@ -16,7 +17,7 @@ from agent.boot import boot_id
 from agent.errors import UsageError
 from agent.files import storage_errors
 from agent.manifest import Fingerprint
-from hil import bench
+from hil import bench, engines
 from hil.reach import Place, Say, who
 from hil.rig import Rig
 from profiles import Profile
@@ -28,16 +29,17 @@ _CHIP = ("identity.emulated", "identity.soc", "identity.cores", "identity.memory
 class RigBench:
     """The rig of one build. Others may have it while the build compiles."""
 
-    def __init__(self, place: Place, say: Say, locks: Path) -> None:
+    def __init__(self, place: Place, say: Say, locks: Path, timed: Path) -> None:
         """Nothing is reached yet.
 
         Args:
             place: where it is.
             say: is told what happens.
             locks: a folder of this machine, for a lock per machine that measures.
+            timed: a folder of this machine; see `hil.engines.prepare`.
         """
         self.name = place.name
-        self._place, self._say, self._locks = place, say, locks
+        self._place, self._say, self._locks, self._timed = place, say, locks, timed
         self._ending = contextlib.ExitStack()
         self._rig: Rig | None = None
 
@@ -77,12 +79,23 @@ class RigBench:
         self, folder: Path, questions: Path, check_as: str | None, time_limit_s: float,
         memory_limit_mib: int | None,
     ) -> bench.Answers:  # fmt: skip
-        """See `hil.bench.answers`."""
+        """See `hil.bench.answers`; what has to be built there first, is."""
+        rig = self._reached()
+        if check_as is None:
+            engines.prepare(rig, folder, self._timed, self._say, self._progress())
         return bench.answers(
-            self._reached(), folder, questions,
+            rig, folder, questions,
             check_as=check_as, time_limit_s=time_limit_s, memory_limit_mib=memory_limit_mib,
             on_progress=self._progress(),
         )  # fmt: skip
+
+    def operators(
+        self, folder: Path, inputs: Path, time_limit_s: float, workers: Workers
+    ) -> list[Any] | None:
+        """See `hil.bench.operators`."""
+        rig = self._reached()
+        with self._alone(rig, (), workers):
+            return bench.operators(rig, folder, inputs, time_limit_s=time_limit_s)
 
     def contest(
         self,

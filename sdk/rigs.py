@@ -24,7 +24,12 @@ def bench_for(name: str, given: Path | None, say: Say) -> RigBench:
     Raises:
         UsageError: there is none.
     """
-    return RigBench(place_of(name, given), say, data_folder() / "machines")
+    return RigBench(place_of(name, given), say, data_folder() / "machines", timed_folder())
+
+
+def timed_folder() -> Path:
+    """What engines' builders have timed on rigs of each kind."""
+    return data_folder() / "timed"
 
 
 def asked_of(

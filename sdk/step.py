@@ -120,10 +120,11 @@ def _evaluate(payload: dict[str, Any], out: Path) -> Result:
 
 def _operators(payload: dict[str, Any], out: Path) -> Result:
     """Whatever a runtime's profiler does, the build goes on without it."""
-    from sdk.operators import profile_operators
+    from agent.operators import profile_operators
 
+    del out
     try:
-        return profile_operators(payload, out)
+        return {"operators": profile_operators(Path(payload["variant"]), Path(payload["inputs"]))}
     except SlipwayError:
         raise
     except Exception as error:

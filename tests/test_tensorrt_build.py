@@ -51,8 +51,15 @@ STAND_IN = """\
     with (here / "calls").open("a") as calls:
         calls.write(json.dumps(sys.argv[1:]) + "\\n")
     engine = next(a.split("=", 1)[1] for a in sys.argv if a.startswith("--saveEngine="))
-    if how == "works":
+    timed = next((a.split("=", 1)[1] for a in sys.argv if a.startswith("--timingCacheFile=")), None)
+    if how == "is slow":
+        for layer in range(5):
+            print("[I] timing layer", layer, flush=True); time.sleep(1)
+    if how in ("works", "is slow"):
         pathlib.Path(engine).write_bytes(b"engine %d" % os.getpid())
+        if timed is not None:
+            with open(timed, "ab") as cache:
+                cache.write(b"timed here;")
     elif how == "refuses":
         print("[I] a line"); print("[E] Error[4]: no importer for operator Foo"); sys.exit(1)
     elif how == "lies":
@@ -163,6 +170,16 @@ def test_a_builder_that_hangs_is_ended_with_all_that_it_started(
         build(stand_in, onnx, home, time_limit_s=3)
     assert list(home.parent.iterdir()) == []
     assert_gone(stand_in)
+
+
+@pytest.mark.slow
+def test_a_build_tells_how_it_goes_on(stand_in: StandIn, onnx: Path, tmp_path: Path) -> None:
+    stand_in.behave("is slow")
+    told: list[tuple[float, str]] = []
+    build(stand_in, onnx, tmp_path / "one", on_words=lambda *words: told.append(words))
+    assert 2 <= len(told) <= 3
+    assert [seconds for seconds, _ in told] == sorted(seconds for seconds, _ in told)
+    assert told[-1][1].startswith("[I] timing layer")
 
 
 def test_a_builder_dies_with_whoever_waits_for_it(
@@ -335,6 +352,39 @@ def test_an_engine_that_does_not_load_is_built_again_once(
     with pytest.raises(ToolchainError, match="built here just now"):
         sessions._load_prepared(module, onnx, {}, record, home)
     assert len(tried) == 2
+
+
+def test_the_times_of_layers_are_the_medians_of_what_the_profiler_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session and the profiler's base class are stand-ins: no engine runs here."""
+    listening: list[Any] = []
+    ran = iter(range(100))
+
+    class Session(session._Session):
+        def __init__(self) -> None:
+            pass
+
+        def listen(self, listener: Any) -> None:
+            listening.append(listener)
+
+        def run(self, inputs: Any) -> dict[str, Any]:
+            assert inputs == {}
+            slow = next(ran) < sessions.PROFILE_WARMUP  # the first runs do not count
+            listening[0].report_layer_time("conv", 100.0 if slow else 2.0)
+            listening[0].report_layer_time("relu", 1.0)
+            listening[0].report_layer_time("conv", 1.0)
+            return {}
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(session, "import_runtime", lambda: SimpleNamespace(IProfiler=object))
+    monkeypatch.setattr(session, "load", lambda *_: Session())
+    found = session.profile(tmp_path, {}, SIGNATURE, [{}], 5)
+    assert [(one.name, one.engine, one.ms) for one in found] == [
+        ("conv", "gpu", 3.0), ("relu", "gpu", 1.0),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,9 @@ def main(parent: str, questions: str, answers: str) -> None:
         "command": lambda **asked: command(tell=tell, **asked),
         "answer": lambda **asked: answer(tell=tell, **asked),
         "contest": lambda **asked: measure(tell=tell, **asked),
+        "engine": _engine,
+        "prepare": lambda **asked: _prepare(tell=tell, **asked),
+        "operators": operators,
         "look": look,
         "probe": probe,
         "install": install,
@@ -198,6 +201,25 @@ def measure(
         },
         "throttled": throttled,
     }
+
+
+def operators(*, variant: str, inputs: str) -> dict[str, Any]:
+    """Where a variant's time goes: {operators}; see `agent.operators`."""
+    from agent.operators import profile_operators
+
+    return {"operators": profile_operators(Path(variant), Path(inputs))}
+
+
+def _engine(**asked: Any) -> dict[str, Any]:
+    from agent.rig.engine import standing
+
+    return standing(**asked)
+
+
+def _prepare(**asked: Any) -> dict[str, Any]:
+    from agent.rig.engine import prepare
+
+    return prepare(**asked)
 
 
 def look() -> dict[str, Any]:

@@ -199,6 +199,18 @@ class Runs:
                 "questions": str(self._one_file(asked["questions"])),
                 "out": str(folder / "answers.safetensors"),
             }
+        if kind in ("engine", "prepare", "operators"):
+            variant = {"variant": str(self._store.staged(asked["variant"]))}
+            if kind == "engine":
+                return variant
+            if kind == "operators":
+                return {**variant, "inputs": str(self._one_file(asked["inputs"]))}
+            timing = asked.get("timing")
+            return {
+                **variant,
+                "timing": None if timing is None else str(self._one_file(timing)),
+                "out": str(folder),
+            }
         if kind == "contest":
             return {
                 "contestants": {

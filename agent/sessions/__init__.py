@@ -257,9 +257,13 @@ def profile(
     router = buckets.Router(fixed, record.signature)
     taken_by = [router.find(one) for one in checked]
     first = taken_by[0]
+    entry, options = folder / record.files[0].path, of_runtime(record.options)
+    if hasattr(module, "prepare"):
+        home = prepared_folder(record)
+        entry = module.prepare(entry, options, record.signature, fingerprint(), home)
     found: tuple[OperatorTime, ...] = measure(
-        folder / record.files[0].path,
-        of_runtime(record.options),
+        entry,
+        options,
         record.signature,
         [one for one, by in zip(checked, taken_by, strict=True) if by == first],
         runs,

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import hashlib
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,11 +19,19 @@ import numpy as np
 
 from agent.codec import canonical
 from agent.cuda import Cuda, load_cuda, room_for
-from agent.engine_build import ENGINE, RECORD, build_engine, find_builder, package_release
-from agent.engine_plan import plan_engine, settings_of
+from agent.engine_build import (
+    ENGINE,
+    RECORD,
+    Builder,
+    OnWords,
+    build_engine,
+    find_builder,
+    package_release,
+)
+from agent.engine_plan import EnginePlan, plan_engine, settings_of
 from agent.errors import ToolchainError, UsageError
 from agent.manifest import Fingerprint, Signature, TensorSpec
-from agent.sessions import Session, StaleError
+from agent.sessions import PROFILE_WARMUP, OperatorTime, Session, StaleError, operator_times
 from agent.tensors import Array
 
 FORMAT = "tensorrt"
@@ -45,6 +53,7 @@ def prepare(
     folder: Path,
     *,
     again: bool = False,
+    on_words: OnWords | None = None,
 ) -> Path:
     """The engine for an ONNX file on this machine: the one that is there, or a new one.
 
@@ -58,22 +67,56 @@ def prepare(
         fingerprint: this machine's.
         folder: the variant's own, where its prepared files are kept.
         again: build a new one even so.
+        on_words: is told how a build goes on.
 
     Raises:
         ToolchainError: this machine cannot build it.
         StorageError: there is no room for it.
     """
-    settings = settings_of(options)
-    builder = find_builder()
-    plan = plan_engine(settings, signature, builder.release)
-    software = _software(fingerprint, builder.release)
-    home = folder / _digest({"software": software, "plan": dataclasses.asdict(plan)})
+    place = place_of(options, signature, fingerprint, folder)
     if again:
-        shutil.rmtree(home, ignore_errors=True)
-    if (home / ENGINE).is_file() and (home / RECORD).is_file():
-        return home / ENGINE
-    timing_cache = folder.parent / "timing" / f"{_digest(software)}.cache"
-    return build_engine(builder, plan, path, home, timing_cache=timing_cache)
+        shutil.rmtree(place.home, ignore_errors=True)
+    if place.is_built:
+        return place.home / ENGINE
+    return build_engine(
+        place.builder, place.plan, path, place.home,
+        timing_cache=place.timing_cache, on_words=on_words,
+    )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where the engine of a variant belongs on this machine, and what builds it."""
+
+    builder: Builder
+    plan: EnginePlan
+    home: Path
+    timing_cache: Path
+    """What the builder has timed here. Good for every machine of the same name: its stem."""
+
+    @property
+    def is_built(self) -> bool:
+        """Whether an engine is there, whole."""
+        return (self.home / ENGINE).is_file() and (self.home / RECORD).is_file()
+
+
+def place_of(
+    options: Mapping[str, Any], signature: Signature, fingerprint: Fingerprint, folder: Path
+) -> Place:
+    """Where an engine belongs; arguments as of `prepare`.
+
+    Raises:
+        ToolchainError: this machine has nothing that builds one.
+    """
+    builder = find_builder()
+    plan = plan_engine(settings_of(options), signature, builder.release)
+    software = _software(fingerprint, builder.release)
+    return Place(
+        builder=builder,
+        plan=plan,
+        home=folder / _digest({"software": software, "plan": dataclasses.asdict(plan)}),
+        timing_cache=folder.parent / "timing" / f"{_digest(software)}.cache",
+    )
 
 
 def load(path: Path, options: Mapping[str, Any], signature: Signature) -> Session:
@@ -104,6 +147,43 @@ def load(path: Path, options: Mapping[str, Any], signature: Signature) -> Sessio
         )
     on_dla = settings.dla_core is not None
     return _Session(tensorrt, runtime, engine, signature, load_cuda(), on_dla=on_dla)
+
+
+def profile(
+    path: Path,
+    options: Mapping[str, Any],
+    signature: Signature,
+    inputs: Sequence[Mapping[str, Array]],
+    runs: int,
+) -> tuple[OperatorTime, ...]:
+    """Milliseconds of each layer of an engine, as TensorRT's `IProfiler` tells them.
+
+    A layer is what the builder made of several operators. `path` is an engine file.
+
+    Raises:
+        ToolchainError: as for `load`.
+    """
+    tensorrt = import_runtime()
+    told: list[tuple[str, str, str, float]] = []
+
+    base: Any = tensorrt.IProfiler
+
+    class Listener(base):  # type: ignore[misc]  # a vendor's class, without types
+        def __init__(self) -> None:
+            super().__init__()  # TensorRT refuses an object whose own constructor has not run
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            told.append((layer_name, "Layer", "gpu", ms))
+
+    with contextlib.closing(load(path, options, signature)) as session:
+        assert isinstance(session, _Session)
+        session.listen(Listener())
+        found = []
+        for index in range(-PROFILE_WARMUP, runs):
+            told.clear()
+            session.run(inputs[index % len(inputs)])
+            found.append(list(told))
+    return operator_times(found[PROFILE_WARMUP:])
 
 
 def import_runtime() -> Any:
@@ -139,6 +219,9 @@ class Context(Protocol):
     def set_tensor_address(self, name: str, memory: int) -> bool: ...
     def get_tensor_shape(self, name: str) -> Iterable[int]: ...
     def execute_async_v3(self, stream_handle: int) -> bool: ...
+
+    profiler: Any
+    """An `IProfiler`, or None."""
 
 
 class Engine(Protocol):
@@ -227,6 +310,10 @@ class _Session:
             port.spec.name: answers[port.spec.name].astype(port.spec.dtype, copy=False)
             for port in self._outputs
         }
+
+    def listen(self, listener: Any) -> None:
+        """Have each layer's time told after each run, from now on."""
+        self._context.profiler = listener
 
     def reset(self) -> None:
         """Nothing to forget: state goes in and out as inputs and outputs."""

@@ -168,13 +168,14 @@ def bench(
     """Measure a variant's speed and memory on a rig."""
     from sdk.cli.variants import measured
     from sdk.on_rig import bench_on, is_emulated
-    from sdk.rigs import reached
+    from sdk.rigs import reached, timed_folder
 
     with (
         err_console().status(f"measuring on {name}"),
         reached(name, inventory, _note, what="sdk hil bench", wait_s=wait) as rig,
     ):
-        found, emulated = bench_on(rig, variant, seconds), is_emulated(rig)
+        found = bench_on(rig, variant, seconds, timed_folder(), _note)
+        emulated = is_emulated(rig)
     if emulated:
         _note(f"{name} is emulated: these figures are the emulator's, and prove no speed")
     if json:
@@ -194,13 +195,13 @@ def verify(
     """Check a variant's answers on a rig against the golden data."""
     from sdk.cli.variants import show_check
     from sdk.on_rig import verify_on
-    from sdk.rigs import reached
+    from sdk.rigs import reached, timed_folder
 
     with (
         err_console().status(f"checking on {name}"),
         reached(name, inventory, _note, what="sdk hil verify", wait_s=wait) as rig,
     ):
-        found = verify_on(rig, variant)
+        found = verify_on(rig, variant, timed_folder(), _note)
     if json:
         print_json(found)
         return

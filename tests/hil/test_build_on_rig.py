@@ -47,7 +47,9 @@ def test_what_is_compiled_here_is_proven_there_and_kept(known: Loopback, tmp_pat
     kept = parse_reports(file.read_bytes(), str(file))
     assert (kept.device, len(kept.measured)) == ("loopback", len(measured))
     assert len(kept.program.costs) == 2, "a product and what is fused into it"
-    assert not [line for line in told if "timing the operators" in line], "they are the rig's own"
+    timed = [one for one in measured if one.operators]
+    assert {one.role for one in timed} >= {"chosen"}, "where its time goes on the rig"
+    assert any("timing the operators" in line and "on loopback" in line for line in told)
     again: list[str] = []
     _built(project, known, tmp_path / "out", again)
     assert not [line for line in again if "running" in line], "what was answered is kept"

@@ -96,7 +96,7 @@ def test_an_arm64_rig_proves_answers_and_no_speed(place: Path, tmp_path: Path) -
 
         chosen = tmp_path / "out" / "net" / "raspberry-pi-5" / "chosen"
         with reached("arm64", inventory, lambda _: None, what="a test") as rig:
-            assert verify_on(rig, chosen)
+            assert verify_on(rig, chosen, tmp_path / "timed", told.append)
 
 
 def test_int8_that_saturates_without_vnni_is_caught_and_another_recipe_passes(
