@@ -42,7 +42,7 @@ class _Served:
                 above.chmod(above.stat().st_mode | 0o011)
         inside = ["ip", "netns", "exec", namespace] if namespace else []
         told = subprocess.run(
-            [*inside, "bash", str(SCRIPT), "up", str(folder), "0", address], check=True,
+            [*inside, "bash", str(SCRIPT), "up", str(folder), "--address", address], check=True,
             capture_output=True, text=True,
         ).stdout  # fmt: skip
         self._folder = folder

@@ -85,12 +85,15 @@ class LocalLine:
             start_new_session=True,
         )  # fmt: skip
         self._words = Words(self._stream("stderr").read1)  # type: ignore[attr-defined]
+        self._writes = False
 
     def write(self, content: bytes | memoryview) -> None:
         """See `Line`."""
-        stream = self._stream("stdin")
-        stream.write(content)
-        stream.flush()
+        left = memoryview(content)
+        self._writes = True
+        while left:  # past the buffer, whose lock would keep `close` waiting for a full pipe
+            left = left[os.write(self._stream("stdin").fileno(), left) :]
+        self._writes = False
 
     def readline(self) -> bytes:
         """See `Line`."""
@@ -106,6 +109,8 @@ class LocalLine:
 
     def close(self) -> None:
         """See `Line`."""
+        if self._writes:  # nobody takes it any more
+            self._process.kill()
         with contextlib.suppress(OSError):
             self._stream("stdin").close()
         try:

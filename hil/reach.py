@@ -9,9 +9,12 @@ import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from agent.errors import StorageError
 from agent.folders import config_folder
+from hil.health import told_aside
 from hil.inventory import Inventory, RigEntry, inventory_path, read_inventory
 from hil.link import open_line
+from hil.recovery import examine, recovering
 from hil.rig import Rig
 
 Say = Callable[[str], None]
@@ -43,23 +46,47 @@ class Place:
         return Rig(self.name, line, self.entry.folder)
 
     @contextlib.contextmanager
-    def leased(self, who: str, say: Say, *, wait_s: float | None = None) -> Iterator[Rig]:
+    def leased(
+        self, who: str, say: Say, *, wait_s: float | None = None, repairs: bool = False
+    ) -> Iterator[Rig]:
         """Have it, until the end of the block.
 
         Args:
             who: for others; see `who`.
             say: is told whom it waits for, and what was left there.
             wait_s: for its turn, at most; None for as long as it takes.
+            repairs: what failed a check is to be seen to: it is let in for that.
 
         Raises:
             UsageError: somebody has set it aside.
-            StorageError: somebody else has it, and the time is up.
+            StorageError: somebody else has it, and the time is up; or it failed a check, and fails
+                it still.
+            RunFailedError: a run in the block ended so; see `hil.recovery`.
             SlipwayError: as for `open`.
         """
         with self.open() as rig:
-            for told in rig.lease(who, say, wait_s=wait_s):
-                say(f"{self.name}: removed {told}")
-            yield rig
+            self.lease(rig, who, say, wait_s=wait_s, repairs=repairs)
+            with recovering(self, rig, who, say):
+                yield rig
+
+    def lease(
+        self, rig: Rig, who: str, say: Say, *, wait_s: float | None, repairs: bool = False
+    ) -> None:
+        """The same for a rig that is reached; one that was off for a check is looked at again."""
+        try:
+            removed = rig.lease(who, say, wait_s=wait_s, inspects=repairs)
+        except StorageError:
+            aside = rig.look_again()["aside"]
+            if aside is None or not aside["failed"]:
+                raise
+            say(f"{self.name} is looked at again: {told_aside(aside)}")
+            removed = rig.lease(who, say, wait_s=wait_s, inspects=True)
+            examine(rig, who, lambda _: None)
+            if rig.look_again()["aside"] is not None:
+                rig.release()
+                raise
+        for told in removed:
+            say(f"{self.name}: removed {told}")
 
 
 def inventory_of(given: Path | None) -> Inventory:

@@ -18,14 +18,16 @@ from types import TracebackType
 from typing import Any
 
 from agent.errors import NetworkError, SlipwayError, StorageError, UsageError, from_record
-from agent.files import CHUNK_BYTES
 from agent.rig.bootstrap import HELLO
 from hil.bundle import bootstrap, bundle
 from hil.line import Line
+from hil.outcome import Outcome
 
 BEAT_S = 5.0
 ANSWER_S = 30.0
 """A rig that answers nothing for so long is lost."""
+_PIECE_BYTES = 128 << 10
+"""One such piece goes out within `ANSWER_S`, on any link that is worth the name."""
 _NOISE_BYTES = 64 << 10
 """What a login may say before the runner speaks."""
 OnEvent = Callable[[Mapping[str, Any]], None]
@@ -34,6 +36,8 @@ OnProgress = Callable[[int, int], None]
 
 class LinkLostError(NetworkError):
     """The line to a rig ended, or the rig does not answer."""
+
+    outcome: Outcome = "link_lost"
 
 
 class Rig:
@@ -62,12 +66,13 @@ class Rig:
         self._lost: str | None = None
         self._over = threading.Event()
         self._token = 0
+        self._writes_since: float | None = None
         try:
             self._begin(folder)
         except BaseException:
             line.close()
             raise
-        for work in (self._read, self._beat):
+        for work in (self._read, self._beat, self._watch):
             threading.Thread(target=work, daemon=True).start()
         self.hello: dict[str, Any] = self._asked("hello")
 
@@ -87,29 +92,38 @@ class Rig:
         self._over.set()
         self._line.close()
 
+    def look_again(self) -> dict[str, Any]:
+        """What it says of itself at this moment."""
+        self.hello = self._asked("hello")
+        return self.hello
+
     @property
     def boot_id(self) -> str:
         """Another one after each start of the rig."""
         return str(self.hello["boot_id"])
 
-    def lease(self, who: str, on_wait: Callable[[str], None], *, wait_s: float | None) -> list[str]:
+    def lease(
+        self, who: str, on_wait: Callable[[str], None], *, wait_s: float | None,
+        inspects: bool = False,
+    ) -> list[str]:  # fmt: skip
         """Have the rig for this client alone, once it is its turn.
 
         Args:
             who: for others: user@host and what for.
             on_wait: is told whom it waits for, whenever that changes.
             wait_s: how long at most; None for as long as it takes.
+            inspects: to look for what is wrong: one that failed a check lets others in no more.
 
         Returns:
             What was cleaned up there that others had left.
 
         Raises:
-            StorageError: somebody else has it, and the time is up.
+            StorageError: somebody else has it, and the time is up; or it failed a check and is off.
             UsageError: somebody has set it aside.
         """
         began, told = time.monotonic(), ""
         while True:
-            found = self._asked("lease", name=who)
+            found = self._asked("lease", name=who, inspects=inspects)
             if found["token"] is not None:
                 self._token = int(found["token"])
                 return list(found["cleaned"])
@@ -183,7 +197,7 @@ class Rig:
             LinkLostError: the line ended in the middle; its process there is ended.
         """
         return self._asked(
-            "run", on_event=on_event, wait_s=None,
+            "run", on_event=on_event, endless=True,
             token=self._token, kind=kind, time_limit_s=time_limit_s, **asked,
         )  # fmt: skip
 
@@ -213,17 +227,22 @@ class Rig:
         found = self._asked("clean", token=self._token, keep_bytes=keep_bytes)
         return list(found["cleaned"])
 
-    def set_aside(self, by: str, reason: str) -> None:
-        """Keep others off, until it is given back.
+    def set_aside(self, by: str, reason: str, *, failed: bool = False, hung: bool = False) -> None:
+        """Keep others off, until it is given back; if it `failed` a check, until it passes one.
+
+        One that `hung` passes none before it was started anew.
 
         Raises:
             UsageError: another one has.
         """
-        self._asked("aside", by=by, reason=reason)
+        self._asked("aside", by=by, reason=reason, failed=failed, hung=hung)
 
-    def give_back(self) -> bool:
-        """Let others have it again; whether it was set aside."""
-        return bool(self._asked("back")["was"])
+    def give_back(self, *, passed: bool = False) -> bool:
+        """Let others have it again; whether it was set aside.
+
+        `passed`: since it passed a check; what a person has set aside stays so.
+        """
+        return bool(self._asked("back", passed=passed)["was"])
 
     def _begin(self, folder: str) -> None:
         code, program = bundle(), bootstrap()
@@ -275,18 +294,17 @@ class Rig:
             stream.seek(offset)
             self._write(json.dumps(head).encode() + b"\n")
             while length:
-                chunk = stream.read(min(CHUNK_BYTES, length))
-                chunk = chunk or b"\0" * min(CHUNK_BYTES, length)  # it became shorter: found there
+                chunk = stream.read(min(_PIECE_BYTES, length))
+                chunk = chunk or b"\0" * min(_PIECE_BYTES, length)  # it became shorter: found there
                 self._write(chunk)
                 length -= len(chunk)
                 progress(len(chunk))
         return bool(self._wait(number, ANSWER_S * 4)[0]["whole"])
 
     def _asked(
-        self, verb: str, *, on_event: OnEvent | None = None, wait_s: float | None = ANSWER_S,
-        **asked: Any,
-    ) -> dict[str, Any]:  # fmt: skip
-        return self._answer_of(verb, on_event, wait_s, **asked)[0]
+        self, verb: str, *, on_event: OnEvent | None = None, endless: bool = False, **asked: Any
+    ) -> dict[str, Any]:
+        return self._answer_of(verb, on_event, None if endless else ANSWER_S, **asked)[0]
 
     def _answer_of(
         self, verb: str, on_event: OnEvent | None, wait_s: float | None, content: bytes = b"",
@@ -306,10 +324,23 @@ class Rig:
 
     def _write(self, content: bytes) -> None:
         try:
-            self._line.write(content)
+            for begin in range(0, len(content), _PIECE_BYTES):
+                self._writes_since = time.monotonic()
+                self._line.write(content[begin : begin + _PIECE_BYTES])
         except OSError as error:
             self._lose(str(error) or type(error).__name__)
             raise self._lost_error() from error
+        finally:
+            self._writes_since = None
+
+    def _watch(self) -> None:
+        """The thread that ends a line which takes nothing more: who writes waits for ever else."""
+        while not self._over.wait(1.0):
+            since = self._writes_since
+            if since is not None and time.monotonic() - since > ANSWER_S:
+                self._lose(f"it has taken nothing for {ANSWER_S:g} s")
+                self._line.close()
+                return
 
     def _wait(self, number: int, wait_s: float | None) -> tuple[dict[str, Any], bytes]:
         """The answer of that number; a run's may take as long as the rig says that it lives."""

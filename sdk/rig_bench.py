@@ -18,7 +18,9 @@ from agent.errors import UsageError
 from agent.files import storage_errors
 from agent.manifest import Fingerprint
 from hil import bench, engines
+from hil.bench import RunFailedError
 from hil.reach import Place, Say, who
+from hil.recovery import recovering
 from hil.rig import Rig
 from profiles import Profile
 from sdk.workers import Workers
@@ -80,21 +82,20 @@ class RigBench:
         memory_limit_mib: int | None,
     ) -> bench.Answers:  # fmt: skip
         """See `hil.bench.answers`; what has to be built there first, is."""
-        rig = self._reached()
-        if check_as is None:
-            engines.prepare(rig, folder, self._timed, self._say, self._progress())
-        return bench.answers(
-            rig, folder, questions,
-            check_as=check_as, time_limit_s=time_limit_s, memory_limit_mib=memory_limit_mib,
-            on_progress=self._progress(),
-        )  # fmt: skip
+        with self._recovering() as rig:
+            if check_as is None:
+                engines.prepare(rig, folder, self._timed, self._say, self._progress())
+            return bench.answers(
+                rig, folder, questions,
+                check_as=check_as, time_limit_s=time_limit_s, memory_limit_mib=memory_limit_mib,
+                on_progress=self._progress(),
+            )  # fmt: skip
 
     def operators(
         self, folder: Path, inputs: Path, time_limit_s: float, workers: Workers
     ) -> list[Any] | None:
         """See `hil.bench.operators`."""
-        rig = self._reached()
-        with self._alone(rig, (), workers):
+        with self._recovering() as rig, self._alone(rig, (), workers):
             return bench.operators(rig, folder, inputs, time_limit_s=time_limit_s)
 
     def contest(
@@ -108,14 +109,26 @@ class RigBench:
         workers: Workers,
     ) -> dict[str, Measurement | Failure]:
         """See `hil.bench.contest`; nothing else measures on that machine meanwhile."""
+        with self._recovering() as rig:
+            return bench.contest(
+                rig, contestants, inputs=inputs, budget=budget, race=race,
+                turn_limit_s=turn_limit_s, alone=self._alone(rig, contestants, workers),
+                on_progress=self._progress(),
+                on_event=lambda event: self._say(str(event["message"]))
+                if event.get("event") == "waiting" else None,
+            )  # fmt: skip
+
+    @contextlib.contextmanager
+    def _recovering(self) -> Iterator[Rig]:
+        """The rig for one run. After one that took the rig along, the next one begins anew."""
         rig = self._reached()
-        return bench.contest(
-            rig, contestants, inputs=inputs, budget=budget, race=race,
-            turn_limit_s=turn_limit_s, alone=self._alone(rig, contestants, workers),
-            on_progress=self._progress(),
-            on_event=lambda event: self._say(str(event["message"]))
-            if event.get("event") == "waiting" else None,
-        )  # fmt: skip
+        try:
+            with recovering(self._place, rig, who("sdk build"), self._say):
+                yield rig
+        except RunFailedError as error:
+            if error.outcome in ("hang", "rig_reset"):
+                self._rig = None
+            raise
 
     @contextlib.contextmanager
     def _alone(self, rig: Rig, contestants: Iterable[str], workers: Workers) -> Iterator[None]:
@@ -139,8 +152,7 @@ class RigBench:
             self._say(f"reaching the rig {self.name}")
             rig = self._rig = self._ending.enter_context(self._place.open())
         if not rig.is_leased:
-            for told in rig.lease(who("sdk build"), self._say, wait_s=None):
-                self._say(f"{self.name}: removed {told}")
+            self._place.lease(rig, who("sdk build"), self._say, wait_s=None)
         return rig
 
     def _progress(self) -> Callable[[int, int], None]:

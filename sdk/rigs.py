@@ -51,8 +51,9 @@ def asked_of(
 
 @contextlib.contextmanager
 def reached(
-    name: str, given: Path | None, say: Say, *, what: str, wait_s: float | None = None
-) -> Iterator[Rig]:
+    name: str, given: Path | None, say: Say, *, what: str, wait_s: float | None = None,
+    repairs: bool = False,
+) -> Iterator[Rig]:  # fmt: skip
     """The rig of that name, leased for this client until the end of the block.
 
     Args:
@@ -61,12 +62,13 @@ def reached(
         say: is told whom it waits for, and what was left there.
         what: this client does, for those who wait.
         wait_s: for its turn, at most; None for as long as it takes.
+        repairs: one that failed a check is let in to.
 
     Raises:
         UsageError: there is no such rig.
         SlipwayError: as for `hil.reach.Place.leased`.
     """
-    with place_of(name, given).leased(who(what), say, wait_s=wait_s) as rig:
+    with place_of(name, given).leased(who(what), say, wait_s=wait_s, repairs=repairs) as rig:
         yield rig
 
 

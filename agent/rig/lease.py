@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from agent.boot import boot_id, uptime_s
-from agent.errors import NetworkError, UsageError
+from agent.errors import NetworkError, SlipwayError, StorageError, UsageError
 from agent.files import storage_errors, write_atomic
 from agent.rig.machine import locked
 
@@ -55,17 +55,20 @@ class Lease:
         self._ticket: tuple[Path, IO[bytes]] | None = None
         self.token: int | None = None
 
-    def ask(self) -> tuple[int, Holder | None] | None:
+    def ask(self, *, inspects: bool = False) -> tuple[int, Holder | None] | None:
         """Take the lease if it is free and nobody was here before.
+
+        Args:
+            inspects: to look for what is wrong with a rig, also where it is off for that.
 
         Returns:
             None once it is ours; else how many are before us, its holder too, and who that is.
 
         Raises:
             UsageError: somebody has set the rig aside.
-            StorageError: the folder cannot be written.
+            StorageError: it failed a check and is off; or its folder cannot be written.
         """
-        self._refuse_aside()
+        self._refuse_aside(inspects=inspects)
         with storage_errors(self._folder):
             before = self._before()
             if before == 0 and self._take():
@@ -116,34 +119,51 @@ class Lease:
         with _opened(self._folder / "lock") as stream:
             return not locked(stream)
 
-    def set_aside(self, by: str, reason: str) -> None:
-        """Keep everybody off until it is given back; who has it at this moment goes on."""
-        found = self.aside()
-        if found is not None and found["by"] != by:
-            raise _aside(found)
-        content = json.dumps({"by": by, "reason": reason, "uptime_s": uptime_s()}).encode()
-        write_atomic(self._folder / "aside.json", content)
+    def set_aside(self, by: str, reason: str, *, failed: bool = False, hung: bool = False) -> None:
+        """Keep everybody off until it is given back; who has it at this moment goes on.
 
-    def give_back(self) -> bool:
-        """Let others have it again; whether it was set aside."""
-        with storage_errors(self._folder):
-            try:
-                (self._folder / "aside.json").unlink()
-            except FileNotFoundError:
-                return False
+        Args:
+            by: who does it.
+            reason: for others.
+            failed: not a person wants it so: the rig failed a check, and is off until it passes.
+            hung: which it cannot before the machine is started anew.
+
+        Raises:
+            UsageError: somebody else has set it aside; a check that fails changes nothing of that.
+        """
+        found = self.aside()
+        if found is not None and not found["failed"] and (failed or found["by"] != by):
+            raise _aside(found)
+        told = {
+            "by": by, "reason": reason, "failed": failed, "hung_boot": boot_id() if hung else None,
+        }  # fmt: skip
+        write_atomic(self._folder / "aside.json", json.dumps(told).encode())
+
+    def give_back(self, *, passed: bool = False) -> bool:
+        """Let others have it again; whether it was set aside.
+
+        `passed`: since it passed a check; what a person has set aside stays so.
+        """
+        found = self.aside()
+        if found is None or (passed and not found["failed"]):
+            return False
+        with storage_errors(self._folder), contextlib.suppress(FileNotFoundError):
+            (self._folder / "aside.json").unlink()
         return True
 
     def aside(self) -> dict[str, Any] | None:
-        """Who set it aside, and why."""
+        """Who set it aside, and why: {by, reason, failed, hung_boot}; None where nobody did."""
         try:
             found: dict[str, Any] = json.loads((self._folder / "aside.json").read_bytes())
         except (OSError, ValueError):
             return None
         return found
 
-    def _refuse_aside(self) -> None:
+    def _refuse_aside(self, *, inspects: bool) -> None:
         found = self.aside()
-        if found is not None and not self._name.startswith(f"{found.get('by')} "):
+        if found is None or (found["failed"] and inspects):
+            return
+        if found["failed"] or not self._name.startswith(f"{found.get('by')} "):
             raise _aside(found)
 
     def _before(self) -> int:
@@ -225,7 +245,13 @@ def _born(pid: int) -> str:
         return ""
 
 
-def _aside(found: dict[str, Any]) -> UsageError:
+def _aside(found: dict[str, Any]) -> SlipwayError:
+    if found["failed"]:
+        return StorageError(
+            f"This rig is off since it failed a check: {found.get('reason')}.",
+            cause=f"{found.get('by')} found it so.",
+            remedy="It is back once it passes: sdk hil doctor NAME; or: sdk hil unlock NAME",
+        )
     return UsageError(
         f"{found.get('by')} has set this rig aside: {found.get('reason') or 'no reason is given'}.",
         cause="Somebody works at it by hand.",

@@ -45,6 +45,7 @@ class Runs:
         """
         self._home, self._store, self._check = home, store, check
         self._over = threading.Event()
+        self._beginning = threading.Lock()
         self._child: Child | None = None
         self._session: tuple[Child, Path] | None = None
         self._left: list[Path] = []
@@ -82,15 +83,7 @@ class Runs:
             if kind == "contest":
                 restless = wait_for_quiet(lambda _: self._pause(3.0))
                 notes = [restless] if restless else []
-            child = Child(
-                own_command("agent.rig.job", python=self._python(kind)),
-                log=folder / "log.txt",
-                folder=folder,
-                memory_limit_bytes=None
-                if kind == "contest" or memory_limit_mib is None
-                else memory_limit_mib << 20,
-            )
-            self._child = child
+            child = self._begun(kind, folder, memory_limit_mib)
             ending.callback(self._forget)
             began_s = uptime_s()
             end = self._asked(child, folder, {"verb": kind, **arguments}, time_limit_s, tell)
@@ -99,7 +92,7 @@ class Runs:
                 self.shut()
                 self._session = (child, folder)
             else:
-                end["outcome"] = _ended(child, end["outcome"])
+                _end(child, end)
         self._check(token)
         return end
 
@@ -124,7 +117,7 @@ class Runs:
             content = (folder / OUTPUTS).read_bytes()
         elif end["outcome"] != "error":  # that one goes on
             self._session = None
-            end["outcome"] = _ended(child, end["outcome"])
+            _end(child, end)
         self._check(token)
         return end, content
 
@@ -142,7 +135,8 @@ class Runs:
     def end(self) -> None:
         """End whatever runs; what has not begun does not begin any more."""
         self._over.set()
-        child = self._child
+        with self._beginning:
+            child = self._child
         if child is not None:
             with contextlib.suppress(OSError):
                 child.end()
@@ -154,6 +148,17 @@ class Runs:
         for folder in self._left if remove else ():
             remove_tree(folder)
         self._left.clear()
+
+    def _begun(self, kind: str, folder: Path, memory_limit_mib: int | None) -> Child:
+        """The process of a run; `end` knows of it, or it is not begun."""
+        limit = None if kind == "contest" or memory_limit_mib is None else memory_limit_mib << 20
+        with self._beginning:
+            self._pause(0)
+            self._child = Child(
+                own_command("agent.rig.job", python=self._python(kind)),
+                log=folder / "log.txt", folder=folder, memory_limit_bytes=limit,
+            )  # fmt: skip
+            return self._child
 
     def _asked(
         self,
@@ -299,6 +304,12 @@ def end_strays(home: Path) -> list[str]:
     return [f"{len(found)} processes of runs that were cut off"] if found else []
 
 
-def _ended(child: Child, outcome: str) -> str:
+def _end(child: Child, end: dict[str, Any]) -> None:
     """End a run's process; what cannot be ended hangs, however the run ended."""
-    return "hang" if child.end() else outcome
+    if child.end():
+        words = end.get("message", "It answered.")
+        end |= {
+            "outcome": "hang",
+            "message": f"{words} Its process cannot be ended.",
+            "error": None,
+        }

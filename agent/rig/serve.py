@@ -152,10 +152,10 @@ class Runner:
             self._lease.beat()
         return {}
 
-    def _ask_lease(self, name: str) -> dict[str, Any]:
+    def _ask_lease(self, name: str, *, inspects: bool = False) -> dict[str, Any]:
         if self._lease is None:
             self._lease = Lease(self._home, name)
-        waits = self._lease.ask()
+        waits = self._lease.ask(inspects=inspects)
         if waits is None:
             cleaned = [*end_strays(self._home), *self._store.clean()]
             return {"token": self._lease.token, "cleaned": cleaned}
@@ -168,12 +168,12 @@ class Runner:
         self._let_go()
         return {}
 
-    def _aside(self, by: str, reason: str) -> dict[str, Any]:
-        Lease(self._home, by).set_aside(by, reason)
+    def _aside(self, by: str, reason: str, **kinds: bool) -> dict[str, Any]:
+        Lease(self._home, by).set_aside(by, reason, **kinds)
         return {}
 
-    def _back(self) -> dict[str, Any]:
-        return {"was": Lease(self._home, "").give_back()}
+    def _back(self, *, passed: bool = False) -> dict[str, Any]:
+        return {"was": Lease(self._home, "").give_back(passed=passed)}
 
     def _have(self, token: int, files: Mapping[str, int]) -> dict[str, Any]:
         self._check(token)

@@ -2,8 +2,8 @@
 # A rig on this machine that is an x86 CPU without VNNI: the loopback rig, whose Python and all that
 # it starts run under qemu's user-mode emulation. It adds as a Haswell does, and has no speed.
 #
-#   hil/rigs/haswell.sh up FOLDER [PORT] [ADDRESS]   makes it and starts the server
-#   hil/rigs/haswell.sh down FOLDER                  stops it
+#   hil/rigs/haswell.sh up FOLDER [--port N]   makes it and starts the server
+#   hil/rigs/haswell.sh down FOLDER            stops it
 #
 # As root, with Debian's qemu-user-static and python3-venv, and what loopback.sh needs.
 #

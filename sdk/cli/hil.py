@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from agent.errors import SlipwayError, StorageError, UsageError
+from agent.errors import NetworkError, SlipwayError, UsageError
 from sdk.cli.fleet_common import say, table
 from sdk.cli.hil_add import ADD_EXAMPLE, add
 from sdk.cli.hil_common import InventoryFile, Json, Name, address
@@ -86,7 +86,7 @@ def probe(name: Name, inventory: InventoryFile = None, json: Json = False) -> No
     entry = inventory_of(inventory).rig(name)
     with (
         err_console().status(f"looking at {name}"),
-        reached(name, inventory, _note, what="sdk hil probe") as rig,
+        reached(name, inventory, _note, what="sdk hil probe", repairs=True) as rig,
     ):
         hello, found = rig.hello, bench.probe(rig)
     fits = closest(found.fingerprint)
@@ -121,31 +121,37 @@ def doctor(
     inventory: InventoryFile = None,
     json: Json = False,
 ) -> None:
-    """Look for what is wrong with a rig, and say what to do about it."""
-    from hil import bench
-    from hil.health import checks
-    from hil.reach import place_of
-    from sdk.rigs import differences_of, reached
+    """Look for what is wrong with a rig, and say what to do about it.
+
+    A rig on which nothing can be run is off from then on, and this ends with 8. It is back as soon
+    as this finds it well.
+    """
+    from hil.health import checks_without_a_run, unfit
+    from hil.reach import place_of, who
+    from hil.recovery import examine
+    from sdk.rigs import differences_of
 
     place = place_of(name, inventory)
-    entry = place.entry
-    with err_console().status(f"looking at {name}"):
-        with place.open() as rig:
-            hello = rig.hello
-        if hello["aside"] is not None:
-            raise StorageError(
-                f"{name} is set aside by {hello['aside']['by']}: {hello['aside']['reason']}.",
-                cause="Somebody works at it by hand.",
-                remedy=f"Ask them, or give it back: sdk hil unlock {name}",
-            )
-        with reached(name, inventory, _note, what="sdk hil doctor") as rig:
-            removed = rig.clean(0) if clean else []
-            found = bench.probe(rig)
-    differs = differences_of(entry, found.fingerprint)
-    told = list(checks(hello, found, now_s=time.time(), differs=differs))
+    me, removed = who("sdk hil doctor"), list[str]()
+    with err_console().status(f"looking at {name}"), place.open() as rig:
+        aside = rig.hello["aside"]
+        if aside is not None and not aside["failed"] and not me.startswith(f"{aside['by']} "):
+            told = list(
+                checks_without_a_run(rig.hello, now_s=time.time())
+            )  # it is somebody's: look, no more
+        else:
+            removed = rig.lease(me, _note, wait_s=None, inspects=True)
+            removed += rig.clean(0) if clean else []
+            told = examine(rig, me, lambda found: differences_of(place.entry, found.fingerprint))
+            now = rig.look_again()["aside"]
+            if aside is not None and aside["failed"] and now is None:
+                _note(f"{name} is back: others may have it again.")
+            elif now is not None and now["failed"]:
+                _note(f"{name} is off until it is well: nobody can have it.")
+    gravest = NetworkError.exit_code if unfit(told) else 0
     if json:
         print_json(told)
-        return
+        raise typer.Exit(gravest)
     for line in removed:
         say(f"removed {line}")
     table(
@@ -154,6 +160,7 @@ def doctor(
          for one in told),
         "nothing",
     )  # fmt: skip
+    raise typer.Exit(gravest)
 
 
 @hil_app.command("bench", epilog=BENCH_EXAMPLE)
@@ -223,7 +230,7 @@ def install(
 
     with (
         err_console().status(f"installing on {name}"),
-        reached(name, inventory, _note, what="sdk hil install") as rig,
+        reached(name, inventory, _note, what="sdk hil install", repairs=True) as rig,
     ):
         found = bench.install(rig, wheels, packages)
     say("\n".join(found))
@@ -322,6 +329,7 @@ def power(
 
 
 def _state(entry: RigEntry, inventory: Path | None, *, reach: bool) -> dict[str, Any]:
+    from hil.health import told_aside
     from hil.reach import place_of
 
     if not reach:
@@ -333,7 +341,7 @@ def _state(entry: RigEntry, inventory: Path | None, *, reach: bool) -> dict[str,
         return {"state": error.what, "holder": None}
     aside, holder = hello["aside"], hello["holder"]
     if aside is not None:
-        return {"state": f"set aside by {aside['by']}: {aside['reason']}", "holder": holder}
+        return {"state": told_aside(aside), "holder": holder}
     return {"state": f"{holder} has it" if holder else "free", "holder": holder}
 
 

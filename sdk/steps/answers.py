@@ -21,8 +21,12 @@ from sdk.workers import FailureKind, StepFailure
 from targets.interface import Recipe
 
 _KINDS: dict[str, FailureKind] = {
-    "timeout": "hung", "hang": "hung", "crashed": "crashed", "out_of_memory": "out_of_memory",
-}  # fmt: skip
+    "timeout": "hung",
+    "hang": "hung",
+    "rig_reset": "crashed",
+    "crashed": "crashed",
+    "out_of_memory": "out_of_memory",
+}
 """How a run on a rig ended -> as the same is called of a step that ran here."""
 
 

@@ -153,6 +153,22 @@ def test_what_a_killed_runner_left_running_is_ended_by_the_next_client(
     assert told == ["1 processes of runs that were cut off", "1 runs that were cut off"]
 
 
+def test_one_that_not_even_the_kernel_can_end_is_a_hang(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from agent.processes import Child
+    from agent.rig.runs import Runs
+    from agent.rig.store import Store
+
+    really_end = Child.end
+    monkeypatch.setattr(Child, "end", lambda child: (really_end(child), True)[1])
+    runs = Runs(tmp_path, Store(tmp_path), lambda _: None)
+    for program, told in ((["true"], "It answered"), (["sleep", "9"], "No answer")):
+        end = runs.carry_out(lambda _: None, 1, "command", 1.0, program=program)
+        assert end["outcome"] == "hang"
+        assert told in end["message"]
+
+
 # Sessions
 
 

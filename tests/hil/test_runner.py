@@ -21,6 +21,7 @@ from agent.rig import lease, serve
 from agent.rig.store import Store
 from hil.bench import look, push_files
 from hil.bundle import bundle, modules
+from hil.recovery import examine
 from hil.rig import LinkLostError, Rig
 from tests.hil.conftest import READ, Started, file_of
 
@@ -137,6 +138,50 @@ def test_a_rig_that_is_set_aside_is_its_owners(started: Started) -> None:
         started().set_aside("me@here", "")
     assert started().give_back()
     assert not started().give_back()
+    _leased(started())
+
+
+def test_a_rig_that_failed_a_check_is_let_in_to_by_who_looks_and_back_once_it_passes(
+    started: Started,
+) -> None:
+    started().set_aside("me@here sdk hil doctor", "look: nothing runs", failed=True)
+    for name in ("me@here a build", "eve@lab a build"):  # nobody's own: not even who found it
+        with pytest.raises(StorageError, match="off since it failed a check: look: nothing runs"):
+            started().lease(name, lambda _: None, wait_s=5)
+    one = started()
+    one.lease("eve@lab sdk hil doctor", lambda _: None, wait_s=5, inspects=True)
+    assert one.give_back(passed=True)
+    one.close()
+    _leased(started()).close()
+
+
+def test_a_check_changes_nothing_of_what_a_person_wants(started: Started) -> None:
+    rig = started()
+    rig.set_aside("eve@lab", "a new heat sink")
+    with pytest.raises(UsageError, match="heat sink"):
+        rig.set_aside("me@here sdk hil doctor", "look: nothing runs", failed=True)
+    assert not rig.give_back(passed=True)
+    assert rig.look_again()["aside"]["reason"] == "a new heat sink"
+
+
+def test_a_rig_on_which_nothing_runs_any_more_puts_itself_aside_and_comes_back(
+    started: Started, tmp_path: Path
+) -> None:
+    own = tmp_path / "rig" / "venv" / "bin" / "python"
+    own.parent.mkdir(parents=True)
+    own.write_text("#!/bin/sh\nexit 7\n")  # the environment that was installed there is broken
+    own.chmod(0o755)
+    one = _leased(started())
+    (look_,) = examine(one, "me@here sdk hil doctor", lambda _: None)
+    assert look_.is_grave
+    one.close()
+    with pytest.raises(StorageError, match="exit status 7"):
+        _leased(started())
+    own.unlink()
+    two = started()
+    two.lease("me@here sdk hil doctor", lambda _: None, wait_s=5, inspects=True)
+    assert "look" not in {one.what for one in examine(two, "me@here", lambda _: None)}
+    two.close()
     _leased(started())
 
 
