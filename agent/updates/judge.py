@@ -158,15 +158,15 @@ def _figure(gate: Gate, own: Measurement) -> tuple[float, float, float] | None:
 
 def _ratio(gate: Gate, most_permille: int, own: Measurement, other: Measurement) -> str | None:
     """As `_absolute`; paired by turns where turns measure the quantity."""
-    if gate.quantity == "latency_us":
+    if gate.quantity == "latency_us" and gate.quantile_permille in (None, _MEDIAN):
         found = compare(own, other)
     elif gate.quantity == "throughput_milli_per_s":
         found = compare(own, other, "throughput")
     else:
         one, two = _figure(gate, own), _figure(gate, other)
-        if one is None or two is None or not two[1]:
+        if one is None or two is None or not two[0]:
             return None
-        found = Ratio(value=one[1] / two[1], low=one[1] / two[1], high=one[1] / two[1], rounds=1)
+        found = Ratio(value=one[1] / two[1], low=one[0] / two[2], high=one[2] / two[0], rounds=1)
     if found.low * 1000 > most_permille:
         return (
             f"{_named(gate)} is {found.value:.3f} of the {gate.ratio_to} one's (at least "

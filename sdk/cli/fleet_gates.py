@@ -116,7 +116,8 @@ def cells_of(one: Mapping[str, Any]) -> tuple[str, ...]:
     ('memory', 'pi-5', '4 of 6', '1.000', '-', '<= 1.1', 'unproven')
     """
     devices, needs = one["devices"], one["needs"]
-    between = "-" if one["low"] is None else f"{one['low']:.3f} to {one['high']:.3f}"
+    low, high = ("?" if one[name] is None else f"{one[name]:.3f}" for name in ("low", "high"))
+    between = f"{low} to {high}" if {low, high} != {"?"} else "-"
     return (
         one["gate"],
         one["hardware"],

@@ -10,8 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.errors import VerificationError
-from agent.updates.report import Report
+from agent.updates.judge import ratios
+from agent.updates.report import Report, integers_only
 from sdk.fleet.rules.figures import check, compared
+from sdk.fleet.rules.gates import QUANTILES, StageGate
+from tests.updates.test_judge import measured
 
 DEVICE = "d" * 32
 
@@ -121,6 +124,21 @@ def test_what_cannot_be_is_refused_by_name(name: str) -> None:
     with pytest.raises(VerificationError, match="is not taken") as refused:
         check(_report(**more), DEVICE)
     assert why in refused.value.what
+
+
+def test_gates_read_what_agents_tell() -> None:
+    """The two sides name the same things alike."""
+    facts = integers_only(
+        {
+            "ratios_to_running": ratios(measured(3.0), measured(2.0)),
+            "agreement": {"y": 0.999}, "drop": {"value": 0.01, "low": 0.0, "high": 0.02},
+        }
+    )  # fmt: skip
+    told = compared(check(_report(proof={"v": {"facts": facts}}), DEVICE))
+    latencies = [StageGate(quantity="latency", quantile_permille=q, limit_ppm=1) for q in QUANTILES]
+    others = [StageGate(quantity=name, limit_ppm=1) for name in ("memory", "agreement", "drop")]
+    assert set(told) == {gate.name for gate in [*latencies, *others]}
+    assert told["latency@950"] == pytest.approx(1.5, rel=0.02)
 
 
 VALUES = st.recursive(

@@ -166,6 +166,50 @@ def test_one_kind_of_hardware_that_got_slower_stops_it_for_all(line: Line, on_ha
 
 
 @ONE
+def test_devices_that_report_first_do_not_decide(line: Line) -> None:
+    """Whoever lies can be quick; what they say is held against all that are still out."""
+    rollout = line.assign(stages=staged(LATENCY, liars=0.0))
+    for device in line.devices:
+        line.client.poll(device)
+    for device in line.devices[:5]:
+        line.report(device, rollout, ratio(9.0))
+        line.ends(device, rollout, "CONFIRMED", line.new)
+    line.look()
+    found = line.show(rollout)
+    assert (found["state"], found["stage"]) == ("running", 0)
+    assert {(one["verdict"], one["low"]) for one in found["judged"]} == {("unclear", None)}
+    for device in line.devices[5:12]:
+        line.report(device, rollout, ratio(9.0))
+    line.look()
+    assert line.show(rollout)["state"] == "halted", "whatever the application says of it later"
+
+
+@ONE
+def test_what_did_not_stop_a_rollout_is_not_waived_with_what_did(line: Line) -> None:
+    memory = {"quantity": "memory", "limit_ppm": 1_100_000}
+    rollout = line.assign(
+        stages=staged(LATENCY, memory), halt_if=[{"share": 0.5, "at_least": 1}]
+    )  # fmt: skip
+    line.client.poll(line.devices[0])
+    line.ends(line.devices[0], rollout, "FAILED", line.old)
+    line.look()
+    assert line.show(rollout)["state"] == "halted"
+    line.client.do("POST", f"/rollouts/{rollout}/resume")
+    slow = {"latency@500": "2.0", "memory": "1.0"}
+    facts = {"ratios_to_running": slow}
+    line.measure(rollout, {"x86_64": facts, "aarch64": facts}, line.devices[1:])
+    found = line.show(rollout)
+    assert found["state"] == "halted", "no gate had stopped it, and none was waived"
+    stopped = {(one["gate"], one["hardware"]) for one in found["judged"] if one["stopped"]}
+    assert stopped == {("latency@500", "aarch64")}
+    line.client.do("POST", f"/rollouts/{rollout}/resume")
+    line.look()
+    judged = line.show(rollout)["judged"]
+    waived = {(one["gate"], one["hardware"]) for one in judged if one["waived"]}
+    assert waived == {("latency@500", "aarch64")}
+
+
+@ONE
 def test_too_few_devices_stop_it_or_are_passed_over_as_was_asked(line: Line) -> None:
     body = {"model": "net", "release": "1.1.0", "dry_run": True}
     body["stages"] = staged(LATENCY, at_least=9)
@@ -326,14 +370,15 @@ def test_the_database_finds_what_the_rules_do(world: World) -> None:
     draw, advance = random.Random(5), AdvanceIf(gates=(StageGate(quantity="memory", limit_ppm=1),))
     told = {f"d{n}": draw.choice([0.5, 1.0, draw.lognormvariate(0.0, 0.5)]) for n in range(57)}
     fill(world, "r1", "memory", told)
-    for count in (3, 6, 20, 57):
+    for count, out in ((3, 0), (3, 9), (6, 0), (20, 0), (20, 3), (20, 40), (57, 0)):
         with writing(world.server.engine) as connection:
             names = list(told)[count:]
             connection.execute(t.figure.delete().where(t.figure.c.device_id.in_(names)))
-            (found,) = gates.judge(connection, Row("r1", advance), tried("x86_64"))
+            known = tried("x86_64", over=count, out=out)
+            (found,) = gates.judge(connection, Row("r1", advance), known)
             connection.rollback()
         values = list(told.values())[:count]
-        expected = median_of(values, advance.confidence, advance.liars)
+        expected = median_of(values, advance.confidence, advance.liars, out)
         assert (found.devices, found.value) == (expected.devices, expected.value)
         assert (found.low, found.high) == (expected.low, expected.high)
 
@@ -378,8 +423,8 @@ class Row:
         return encode({"stages": [Stage(share=1.0, advance_if=self.advance)]})
 
 
-def tried(hardware: str) -> Progress:
-    found = Tally({"confirmed": 1})
+def tried(hardware: str, *, over: int = 1, out: int = 0) -> Progress:
+    found = Tally({"confirmed": over, "trying": out})
     return Progress(
         stage=0, in_stage=found, quiet_s=0.0, in_stage_by_hardware={hardware: found}
     )  # fmt: skip

@@ -154,9 +154,49 @@ def test_from_21_devices_a_fifth_cannot_hold_a_good_release_up() -> None:
         found = ranks(devices, 0.95, LIARS)
         assert found is not None
         if devices >= 21:
-            assert found.high < devices - int(LIARS * devices)
+            assert found[1] < devices - int(LIARS * devices)
     assert verdict([1.0] * 16 + [10.0] * 4) == "unclear"
     assert verdict([1.0] * 17 + [10.0] * 4) == "passed"
+
+
+@pytest.mark.parametrize(("lie", "honest"), [(10.0, 1.0), (0.1, 1.3)])
+def test_liars_that_are_the_first_to_report_decide_nothing(lie: float, honest: float) -> None:
+    """A fifth of 100 devices has reported, and all of it lies."""
+    seen, expected = [], "passed" if honest < 1.1 else "broken"
+    said = [lie] * 20 + [honest] * 80
+    for told in range(20, 101):
+        found = median_of(said[:told], ADVANCE.confidence, ADVANCE.liars, out=100 - told)
+        seen.append(judged(ADVANCE, LATENCY, "pi", found).verdict)
+    assert set(seen) == {"unclear", expected}
+    assert seen[-1] == expected
+    assert verdict(said[:20]) not in ("unclear", expected), "as if nobody else would come"
+
+
+@given(
+    told=st.lists(st.floats(0.5, 2.0), min_size=1, max_size=60),
+    later=st.lists(st.floats(1e-6, 1e6), max_size=60),
+)
+def test_what_is_concluded_before_all_have_reported_stands(
+    told: list[float], later: list[float]
+) -> None:
+    early = median_of(told, 0.95, LIARS, out=len(later))
+    before = judged(ADVANCE, LATENCY, "pi", early).verdict
+    if before in ("passed", "broken"):
+        assert verdict(told + later) == before
+
+
+@given(devices=st.integers(1, 60), out=st.integers(0, 60), data=st.data())
+def test_what_is_concluded_of_a_share_stands_too(
+    devices: int, out: int, data: st.DataObject
+) -> None:
+    good = data.draw(st.integers(0, devices))
+    more = data.draw(st.integers(0, out))
+    gate = StageGate(quantity="confirmed", limit_ppm=600_000)
+    early = share_of(good, devices, 0.95, LIARS, out)
+    before = judged(ADVANCE, gate, "pi", early).verdict
+    if before in ("passed", "broken"):
+        after = share_of(good + more, devices + out, 0.95, LIARS)
+        assert judged(ADVANCE, gate, "pi", after).verdict == before
 
 
 # Bounds.
@@ -174,14 +214,13 @@ def test_the_ranks_are_those_of_the_binomial(confidence: float, liars: float) ->
         found = ranks(devices, confidence, liars)
         assert (found is not None) == bool(good) == (devices >= fewest(confidence, liars))
         if found is not None:
-            assert found.high == good[0]
-            assert found.low == devices - 1 - good[0]
+            assert found == (devices - 1 - good[0], good[0])
 
 
 def test_a_million_devices_are_no_trouble() -> None:
     found = ranks(1_000_000, 0.95, LIARS)
     assert found is not None
-    assert 0.6 < found.high / 1e6 < 0.601
+    assert 0.6 < found[1] / 1e6 < 0.601
 
 
 def test_the_bounds_allow_for_a_share_of_liars_that_is_exact_too() -> None:
@@ -190,7 +229,7 @@ def test_the_bounds_allow_for_a_share_of_liars_that_is_exact_too() -> None:
         found = ranks(devices, 0.95, LIARS)
         honest = ranks(devices - int(LIARS * devices), 0.95, 0.0)
         if found is not None and honest is not None:
-            assert found.high >= honest.high + int(LIARS * devices)
+            assert found[1] >= honest[1] + int(LIARS * devices)
 
 
 @given(devices=st.integers(1, 300), data=st.data())

@@ -20,6 +20,8 @@ from hypothesis.stateful import (
 
 from agent.errors import UsageError
 from agent.updates.states import FINAL, TRANSITIONS, State
+from sdk.fleet.rules.bounds import median_of
+from sdk.fleet.rules.gates import AdvanceIf, StageGate, judged_all
 from sdk.fleet.rules.rollout import (
     BAD,
     Command,
@@ -359,8 +361,66 @@ class FleetMachine(RuleBasedStateMachine):
         raise AssertionError("it never comes to rest")
 
 
-FleetMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+class GatedMachine(FleetMachine):
+    """The same, with devices that also say how the release compares, late, twice or never."""
+
+    asked = AdvanceIf(
+        gates=(StageGate(quantity="latency", limit_ppm=1_100_000),), confidence=0.75, liars=0.0
+    )
+    rollout = Rollout(
+        stages=(
+            Stage(count=2, soak_s=50.0, timeout_s=100.0, advance_if=asked),
+            Stage(share=0.5, confirmed_share=0.8, timeout_s=100.0, advance_if=asked),
+            Stage(share=1.0, confirmed_share=0.8, timeout_s=100.0, advance_if=asked),
+        ),
+        halt_if=FleetMachine.rollout.halt_if,
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: dict[str, float] = {}
+
+    @precondition(lambda self: self.seen)
+    @rule(data=st.data(), ratio=st.sampled_from([0.5, 1.0, 1.1, 1.2, 9.0]))
+    def somebody_has_measured(self, data: st.DataObject, ratio: float) -> None:
+        self.told[data.draw(st.sampled_from(sorted(self.seen)))] = ratio
+        self._look()
+
+    @precondition(lambda self: self.seen)
+    @rule(ratio=st.sampled_from([1.0, 1.2]))
+    def all_have_measured_and_it_is_well(self, ratio: float) -> None:
+        self.told.update(dict.fromkeys(self.seen, ratio))
+        self.all_is_well()
+
+    @invariant()
+    def what_is_slower_everywhere_has_stopped_it(self) -> None:
+        ratios = [self.told.get(name, 0.0) for name in self.seen]
+        if self.state == "running" and len(ratios) >= 2:
+            assert min(ratios) <= 1.1
+
+    def _ratios(self) -> list[float]:
+        return [self.told[name] for name in self.seen if name in self.told]
+
+    def _progress(self) -> Progress:
+        found, ratios = super()._progress(), self._ratios()
+        out = min(found.in_stage.open, len(self.seen) - len(ratios))
+        sample = median_of(ratios, self.asked.confidence, self.asked.liars, out)
+        tried = ["pi"] if found.in_stage.attempted else []
+        judged = judged_all(self.asked, tried, {("latency@500", "pi"): sample})
+        return dataclasses.replace(found, gates=judged)
+
+    def _open(self) -> None:
+        if self.stage >= 0:
+            good = [ratio <= 1.1 for ratio in self._ratios()]
+            assert len(good) >= 2
+            assert good.count(True) > good.count(False)
+        super()._open()
+
+
+for machine in (FleetMachine, GatedMachine):
+    machine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 TestFleet = FleetMachine.TestCase
+TestGatedFleet = GatedMachine.TestCase
 
 
 def test_stages_of_a_group_count_its_devices_alone() -> None:

@@ -83,17 +83,41 @@ def test_what_is_told_of_how_a_variant_compares() -> None:
     assert all(abs(value - 1.5) < 0.03 for value in found.values()), found
 
 
-def test_the_tail_is_compared_by_itself() -> None:
-    """A release may be as fast at the median, and stutter."""
+def stutters(times: float) -> Measurement:
+    """As fast as another at the median, and that many times slower in one run of twenty."""
     own = measured(1.0)
-    bounds = {**own.latency_ms.bounds}
+    bounds = dict(own.latency_ms.bounds)
     tail = bounds["p95"]
-    bounds["p95"] = dataclasses.replace(tail, value=4.0 * tail.value)
-    stutters = dataclasses.replace(
-        own, latency_ms=dataclasses.replace(own.latency_ms, bounds=bounds)
+    bounds["p95"] = dataclasses.replace(
+        tail, low=times * tail.low, value=times * tail.value, high=times * tail.high
     )
-    found = ratios(stutters, own)
+    return dataclasses.replace(own, latency_ms=dataclasses.replace(own.latency_ms, bounds=bounds))
+
+
+def test_the_tail_is_compared_by_itself() -> None:
+    found = ratios(stutters(4.0), measured(1.0))
     assert (found["latency@500"], found["latency@950"]) == (1.0, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("permille", "holds"), [(None, True), (500, True), (900, True), (950, False)]
+)
+def test_a_ratio_is_held_at_the_quantile_that_its_gate_names(
+    permille: int | None, holds: bool
+) -> None:
+    gate = latency_gate(quantile_permille=permille, ratio_max_permille=2000, ratio_to="running")
+    judged = judge([gate], stutters(4.0), running=measured(1.0), baseline=None)
+    assert judged.holds == holds
+    if not holds:
+        assert "at 950 permille is 4.000 of the running one's" in judged.breaches[0].what
+
+
+def test_a_ratio_of_a_quantile_of_too_few_runs_is_skipped_and_said() -> None:
+    gate = latency_gate(quantile_permille=990, ratio_max_permille=1, ratio_to="running")
+    few = measured(1.0, runs=50)
+    judged = judge([gate], few, running=few, baseline=None)
+    assert judged.holds
+    assert "too few runs" in judged.skipped[0]
 
 
 def test_what_is_not_known_of_both_is_not_compared() -> None:

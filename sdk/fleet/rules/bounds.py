@@ -6,6 +6,10 @@ the honest ones: half of those by nature, and all that is made up. How many of n
 binomial at worst, so the report of a certain rank lies above that median with the stated
 confidence, whatever the distribution: the sign test's bound, widened (Huber's contamination, 1964).
 Without liars it is the usual one.
+
+Liars may also be the first to report. So devices that are still to report count as well: as good as
+can be for the one bound, as bad as can be for the other. What a bound says before all have reported
+it will also say then, whatever comes.
 """
 
 from __future__ import annotations
@@ -30,18 +34,19 @@ class Sample:
     value: float | None = None
     """The median of what they reported, or the share; None of nobody."""
     low: float | None = None
-    """The honest devices' is at least this, with the stated confidence; None: too few to say."""
+    """The honest devices' is at least this, with the stated confidence, whatever those tell that
+    are still to report; None: too few to say."""
     high: float | None = None
     """And at most this."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Ranks:
-    """Which of n sorted reports, from 0, are the median and its bounds."""
+    """Which of the sorted reports, from 0, are the median and its bounds; None: none of them."""
 
-    low: int
+    low: int | None
     middle: int
-    high: int
+    high: int | None
 
 
 def fewest(confidence: float, liars: float) -> int:
@@ -55,40 +60,64 @@ def fewest(confidence: float, liars: float) -> int:
 
 
 @functools.lru_cache(maxsize=4096)
-def ranks(devices: int, confidence: float, liars: float) -> Ranks | None:
-    """Which of the sorted reports bound the honest devices' median; None of too few.
+def ranks(devices: int, confidence: float, liars: float) -> tuple[int, int] | None:
+    """Which of the sorted reports, from 0, bound the honest devices' median; None of too few.
 
-    >>> ranks(20, 0.95, 0.0)
-    Ranks(low=5, middle=10, high=14)
-    >>> ranks(20, 0.95, 0.2)
-    Ranks(low=3, middle=10, high=16)
+    >>> ranks(20, 0.95, 0.0), ranks(20, 0.95, 0.2)
+    ((5, 14), (3, 16))
     """
     if devices < fewest(confidence, liars):
         return None
     high = _quantile(devices, (1.0 + liars) / 2.0, confidence)
     if high >= devices:
         return None
-    return Ranks(low=devices - 1 - high, middle=devices // 2, high=high)
+    return devices - 1 - high, high
 
 
-def median_of(values: Sequence[float], confidence: float, liars: float) -> Sample:
-    """The median of the devices' figures, one each, and the bounds of the honest ones'."""
-    ordered = sorted(values)
-    found = ranks(len(ordered), confidence, liars)
+def places(devices: int, out: int, confidence: float, liars: float) -> Ranks:
+    """Which of the sorted reports are their median and its bounds; None where none can be.
+
+    Args:
+        devices: that have reported.
+        out: that are still to report.
+        confidence: of each bound.
+        liars: the probability with which a device is one, at most.
+
+    >>> places(20, 0, 0.95, 0.2)
+    Ranks(low=3, middle=10, high=16)
+    >>> places(20, 2, 0.95, 0.2)
+    Ranks(low=2, middle=10, high=17)
+    >>> places(4, 16, 0.95, 0.2)
+    Ranks(low=None, middle=2, high=None)
+    """
+    found = ranks(devices + out, confidence, liars)
     if found is None:
-        value = ordered[len(ordered) // 2] if ordered else None
-        return Sample(devices=len(ordered), value=value)
-    return Sample(
-        devices=len(ordered),
-        value=ordered[found.middle],
-        low=ordered[found.low],
-        high=ordered[found.high],
+        return Ranks(low=None, middle=devices // 2, high=None)
+    low, high = found
+    return Ranks(
+        low=low - out if low >= out else None,
+        middle=devices // 2,
+        high=high if high < devices else None,
     )
 
 
+def median_of(values: Sequence[float], confidence: float, liars: float, out: int = 0) -> Sample:
+    """The median of the devices' figures, one each, and the bounds of the honest ones'."""
+    ordered = sorted(values)
+    found = places(len(ordered), out, confidence, liars)
+
+    def at(place: int | None) -> float | None:
+        return ordered[place] if place is not None and ordered else None
+
+    low, value, high = (at(place) for place in (found.low, found.middle, found.high))
+    return Sample(devices=len(ordered), value=value, low=low, high=high)
+
+
 @functools.lru_cache(maxsize=1024)
-def share_of(good: int, devices: int, confidence: float, liars: float) -> Sample:
+def share_of(good: int, devices: int, confidence: float, liars: float, out: int = 0) -> Sample:
     """The share of devices that did well, and the bounds of the honest ones' (Clopper-Pearson).
+
+    The arguments are those of `places`.
 
     >>> found = share_of(40, 40, 0.95, 0.0)
     >>> round(found.low, 3), found.high
@@ -96,9 +125,9 @@ def share_of(good: int, devices: int, confidence: float, liars: float) -> Sample
     """
     if not devices:
         return Sample(devices=0)
-    tail = 1.0 - confidence
-    low = _solved(lambda p: 1.0 - _at_most(good - 1, devices, p) < tail) if good else 0.0
-    high = _solved(lambda p: _at_most(good, devices, p) > tail) if good < devices else 1.0
+    tail, every, best = 1.0 - confidence, devices + out, good + out
+    low = _solved(lambda p: 1.0 - _at_most(good - 1, every, p) < tail) if good else 0.0
+    high = _solved(lambda p: _at_most(best, every, p) > tail) if best < every else 1.0
     # Liars may all have said that they did well, or none of them.
     return Sample(
         devices=devices,

@@ -3,12 +3,14 @@
 A device counts once, with its own figure: how the release compares there with what ran before. The
 median over the devices is held against the limit, and never the mean, so that no figure counts for
 more by being absurd. A gate is passed where the honest devices' median keeps the limit with the
-stated confidence, broken where it exceeds it, and otherwise waits for more devices.
+stated confidence, broken where it exceeds it, and otherwise waits for more devices. Before all have
+reported it is either only if nothing that is still to come could change that.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
@@ -19,6 +21,8 @@ Verdict = Literal["passed", "broken", "unclear", "unproven"]
 
 QUANTILES = (500, 900, 950, 990)
 """Permille of the runs: those that devices measure."""
+MEDIAN_LATENCY = f"latency@{QUANTILES[0]}"
+"""What is told of every rollout, whether a gate reads it or not."""
 _LEAST: tuple[Quantity, ...] = ("confirmed", "agreement")
 """Of these more is better."""
 _PPM = 1_000_000
@@ -112,6 +116,8 @@ class Judged:
     high: float | None
     waived: bool = False
     """An operator has seen it, and went on."""
+    stopped: bool = False
+    """The rollout was halted over it."""
 
     @property
     def words(self) -> str:
@@ -125,13 +131,18 @@ class Judged:
         if self.value is None:
             told = f"is not told by any device of {self.needs}"
         else:
-            between = ""
-            if self.low is not None and self.high is not None:
-                between = f" ({_short(self.low)} to {_short(self.high)})"
-            told = f"is {_short(self.value)}{between} on {self.devices} devices"
+            told = f"is {_short(self.value)}{self._between} on {self.devices} devices"
             if self.devices < self.needs:
                 told += f" of {self.needs}"
         return f"{self.gate} of {self.hardware} {told}, {asked}: {self.verdict}"
+
+    @property
+    def _between(self) -> str:
+        if self.low is None:
+            return "" if self.high is None else f" ({_short(self.high)} at most)"
+        if self.high is None:
+            return f" ({_short(self.low)} at least)"
+        return f" ({_short(self.low)} to {_short(self.high)})"
 
 
 def why_not(advance: AdvanceIf, most_devices: int | None) -> str:
@@ -197,17 +208,14 @@ def judged(
     advance: AdvanceIf, gate: StageGate, hardware: str, sample: Sample, *, waived: bool = False
 ) -> Judged:
     """One gate, for one kind of hardware."""
+    low = -math.inf if sample.low is None else sample.low
+    high = math.inf if sample.high is None else sample.high
     verdict: Verdict = "unclear"
-    if sample.devices < advance.needs or sample.low is None or sample.high is None:
+    if sample.devices < advance.needs:
         verdict = "unproven"
-    elif gate.is_least:
-        if sample.low >= gate.limit:
-            verdict = "passed"
-        elif sample.high < gate.limit:
-            verdict = "broken"
-    elif sample.high <= gate.limit:
+    elif (low >= gate.limit) if gate.is_least else (high <= gate.limit):
         verdict = "passed"
-    elif sample.low > gate.limit:
+    elif (high < gate.limit) if gate.is_least else (low > gate.limit):
         verdict = "broken"
     return Judged(
         gate=gate.name,

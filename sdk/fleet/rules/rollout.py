@@ -34,7 +34,8 @@ Command = Literal["pause", "resume", "cancel", "revert"]
 Step = Literal["wait", "open", "halt", "finish"]
 
 BAD: tuple[Standing, ...] = ("failed", "rejected", "rolled_back", "timed_out")
-_OVER: tuple[Standing, ...] = (*BAD, "confirmed")
+OVER: tuple[Standing, ...] = (*BAD, "confirmed")
+"""Of a device that came to an end."""
 _ENDS: Mapping[State, Standing] = {
     "CONFIRMED": "confirmed",
     "FAILED": "failed",
@@ -113,6 +114,12 @@ class Rollout:
             return ()
         return tuple(dict.fromkeys(stage.group for stage in self.stages if stage.group))
 
+    @property
+    def gates(self) -> frozenset[str]:
+        """The names of those that its stages have."""
+        asked = [stage.advance_if for stage in self.stages if stage.advance_if is not None]
+        return frozenset(gate.name for one in asked for gate in one.gates)
+
 
 @dataclasses.dataclass(frozen=True)
 class Tally:
@@ -136,7 +143,7 @@ class Tally:
 
     def since(self, before: Tally) -> Tally:
         """Without the ends that were counted before; never below 0: devices may be deleted."""
-        over = {name: before.of(name) for name in _OVER}
+        over = {name: before.of(name) for name in OVER}
         return Tally(collections.Counter(self.counts) - collections.Counter(over))
 
 
@@ -185,6 +192,8 @@ class Decision:
 
     step: Step
     reason: str
+    gates: tuple[Judged, ...] = ()
+    """Those that it is halted over."""
 
 
 def check(rollout: Rollout) -> None:
@@ -301,7 +310,7 @@ def decide(rollout: Rollout, state: RolloutState, progress: Progress) -> Decisio
     number = f"stage {progress.stage + 1}"
     bad = broken(progress.gates)
     if bad:
-        return Decision(step="halt", reason=f"{number}: {_words(bad)}")
+        return Decision(step="halt", reason=f"{number}: {_words(bad)}", gates=bad)
     if found.open:
         return Decision(step="wait", reason=f"{number}: still waited for: {found.open}")
     if found.attempted < stage.min_devices:
@@ -315,8 +324,10 @@ def decide(rollout: Rollout, state: RolloutState, progress: Progress) -> Decisio
         )
     lacking = missing(stage.advance_if, progress.gates) if stage.advance_if is not None else ()
     if lacking:
-        is_late = progress.quiet_s >= stage.timeout_s
-        return Decision(step="halt" if is_late else "wait", reason=f"{number}: {_words(lacking)}")
+        told = f"{number}: {_words(lacking)}"
+        if progress.quiet_s < stage.timeout_s:
+            return Decision(step="wait", reason=told)
+        return Decision(step="halt", reason=told, gates=lacking)
     if progress.quiet_s < stage.soak_s:
         left = stage.soak_s - progress.quiet_s
         return Decision(step="wait", reason=f"{number}: it soaks for another {left:.0f} s")

@@ -13,12 +13,11 @@ import sqlalchemy as sa
 
 from agent.codec import decode, encode
 from sdk.fleet import tables as t
-from sdk.fleet.rules.bounds import Sample, ranks, share_of
-from sdk.fleet.rules.gates import AdvanceIf, Judged, fences, judged_all
-from sdk.fleet.rules.rollout import BAD, Progress, Stage, Tally
+from sdk.fleet.rules.bounds import Sample, places, share_of
+from sdk.fleet.rules.gates import MEDIAN_LATENCY, AdvanceIf, Judged, fences, judged_all
+from sdk.fleet.rules.rollout import OVER, Progress, Stage, Tally
 from sdk.fleet.store.progress import plan_of
 
-_MEDIAN_LATENCY = "latency@500"
 _MOST_ODD = 20
 """Devices that are named as odd, of one gate and one kind of hardware."""
 _QUARTILES_OF = 8
@@ -40,8 +39,9 @@ def judge(connection: sa.Connection, row: Any, found: Progress) -> tuple[Judged,
                 samples[gate.name, kind] = _confirmed(tally, advance)
             elif (gate.name, kind) in counted:
                 devices = counted[gate.name, kind]
+                out = min(tally.open, max(0, tally.open + tally.of(*OVER) - devices))
                 told = _told(row.id, stage, gate.name, kind)
-                samples[gate.name, kind] = _sample(connection, told, devices, advance)
+                samples[gate.name, kind] = _sample(connection, told, devices, out, advance)
     return judged_all(advance, kinds, samples, waived(row))
 
 
@@ -56,8 +56,8 @@ def seen(row: Any) -> tuple[Judged, ...]:
 
 
 def all_seen(row: Any) -> list[list[str]]:
-    """What is waived once an operator has seen the gates as they are, and goes on."""
-    new = [(one.gate, one.hardware) for one in seen(row) if one.verdict != "passed"]
+    """What is waived once an operator has seen what a rollout was halted over, and goes on."""
+    new = [(one.gate, one.hardware) for one in seen(row) if one.stopped]
     return encode(sorted({*waived(row), *new}))  # type: ignore[no-any-return]
 
 
@@ -67,7 +67,7 @@ def medians(connection: sa.Connection, rollout_id: str) -> dict[str, dict[str, A
     counted = _counts(connection, rollout_id, stage)
     found = {}
     for (gate, kind), devices in counted.items():
-        if gate == _MEDIAN_LATENCY:
+        if gate == MEDIAN_LATENCY:
             told = _told(rollout_id, stage, gate, kind)
             found[kind] = {"median": _at(connection, told, devices // 2), "devices": devices}
     return found
@@ -80,7 +80,7 @@ def odd_devices(connection: sa.Connection, row: Any) -> list[dict[str, Any]]:
     names = {gate.name for gate in stage.advance_if.gates} if stage.advance_if else set()
     found = []
     for (gate, kind), devices in sorted(_counts(connection, row.id, stage).items()):
-        if gate not in names | {_MEDIAN_LATENCY} or devices < _QUARTILES_OF:
+        if gate not in names | {MEDIAN_LATENCY} or devices < _QUARTILES_OF:
             continue
         told = _told(row.id, stage, gate, kind)
         places = (devices // 4, devices // 2, (3 * devices) // 4)
@@ -144,16 +144,14 @@ def _counts_for(stage: Stage) -> list[sa.ColumnElement[bool]]:
 
 
 def _sample(
-    connection: sa.Connection, told: sa.Select[Any], devices: int, advance: AdvanceIf
+    connection: sa.Connection, told: sa.Select[Any], devices: int, out: int, advance: AdvanceIf
 ) -> Sample:
-    found = ranks(devices, advance.confidence, advance.liars)
-    if found is None:
-        return Sample(devices=devices, value=_at(connection, told, devices // 2))
+    found = places(devices, out, advance.confidence, advance.liars)
     return Sample(
         devices=devices,
         value=_at(connection, told, found.middle),
-        low=_at(connection, told, found.low),
-        high=_at(connection, told, found.high),
+        low=None if found.low is None else _at(connection, told, found.low),
+        high=None if found.high is None else _at(connection, told, found.high),
     )
 
 
@@ -164,5 +162,5 @@ def _at(connection: sa.Connection, told: sa.Select[Any], place: int) -> float:
 
 
 def _confirmed(tally: Tally, advance: AdvanceIf) -> Sample:
-    good = tally.of("confirmed")
-    return share_of(good, good + tally.of(*BAD), advance.confidence, advance.liars)
+    good, over = tally.of("confirmed"), tally.of(*OVER)
+    return share_of(good, over, advance.confidence, advance.liars, tally.open)

@@ -16,6 +16,8 @@ from agent.updates.report import REPORT_TYPE, Report
 from sdk.fleet import tables as t
 from sdk.fleet.database import upsert
 from sdk.fleet.rules import figures
+from sdk.fleet.rules.gates import MEDIAN_LATENCY
+from sdk.fleet.store.progress import plan_of
 
 MOST_BYTES = 256 << 10
 """No report is longer."""
@@ -100,7 +102,7 @@ def _figures(connection: sa.Connection, new: NewReport) -> list[dict[str, Any]]:
         return []
     report = new.report
     action = connection.execute(
-        sa.select(t.action.c.rollout_id, t.action.c.hardware)
+        sa.select(t.action.c.rollout_id, t.action.c.hardware, t.rollout.c.plan)
         .join(t.rollout, t.rollout.c.id == t.action.c.rollout_id)
         .where(
             t.action.c.rollout_id == t.rollout_of(report.action_id),
@@ -112,7 +114,8 @@ def _figures(connection: sa.Connection, new: NewReport) -> list[dict[str, Any]]:
         return []
     own = {"rollout_id": action.rollout_id, "device_id": report.device_id}
     more = {"hardware": action.hardware, "received_s": new.received_s}
-    return [{**own, "gate": name, "value": value, **more} for name, value in found.items()]
+    wanted = {MEDIAN_LATENCY, *plan_of(action).gates}
+    return [{**own, "gate": name, "value": found[name], **more} for name in found.keys() & wanted]
 
 
 def _payload(envelope: Mapping[str, Any], public_keys: Sequence[bytes]) -> bytes:

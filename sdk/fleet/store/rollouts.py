@@ -199,7 +199,9 @@ def tick(connection: sa.Connection, rollout_id: str, now_s: float) -> Decision |
         _fill(connection, _row(connection, rollout_id), now_s)
         return decision
     state = "finished" if decision.step == "finish" else "halted"
-    _change(connection, row, state=state, reason=decision.reason, changed_s=now_s)
+    judged = [dataclasses.replace(one, stopped=one in decision.gates) for one in found.gates]
+    how: dict[str, Any] = {"state": state, "reason": decision.reason, "judged": encode(judged)}
+    _change(connection, row, **how, changed_s=now_s)
     if state == "halted" and plan_of(row).on_halt == "revert":
         revert(connection, row, "the rollout's own rule", now_s)
     if row.reverts is not None:
