@@ -90,6 +90,7 @@ up() {
   mkdir -p "$1"
   folder=$(cd "$1" && pwd)
   root=$folder/root
+  down "$folder"
   register
   root "$root"
   [ -e "$folder/id" ] || ssh-keygen -q -t ed25519 -N '' -C 'an arm64 rig on this machine' -f "$folder/id"
@@ -144,7 +145,10 @@ answers() {
 }
 
 down() {
-  [ ! -e "$1/pid" ] || kill -KILL "$(cat "$1/pid")" 2> /dev/null || true
+  local pid
+  pid=$(cat "$1/pid" 2> /dev/null) || return 0
+  # After a restart of this machine the number is another program's.
+  [ "$(cat "/proc/$pid/comm" 2> /dev/null)" != unshare ] || kill -KILL "$pid"
   rm -f "$1/pid"
 }
 
