@@ -32,7 +32,7 @@ NAMESPACE, OURS, THEIRS = "slipway-bench", "10.213.7.1", "10.213.7.2"
 _LOOK = "import sys; sys.path.insert(0, sys.argv[1]); from agent.rig.job import look; look()"
 
 
-class _Served:
+class Served:
     """A server in a folder of its own; in a namespace, where one is named."""
 
     def __init__(self, folder: Path, address: str = "127.0.0.1", namespace: str = "") -> None:
@@ -76,7 +76,7 @@ def overhead(folder: Path) -> Iterator[Row]:
     """A run with nothing to push, beside the same work as a bare remote command."""
     from benchmarks.run import Row
 
-    with contextlib.closing(_Served(folder / "overhead")) as served:
+    with contextlib.closing(Served(folder / "overhead")) as served:
         (folder / "variant").mkdir()
         variant = tiny_onnx(folder / "variant")
         with served.open() as rig:
@@ -105,15 +105,15 @@ def pushes(folder: Path) -> Iterator[Row]:
     """A first push beside `scp`, bare and over 200 Mbit/s."""
     from benchmarks.run import Row
 
-    with contextlib.closing(_Served(folder / "bare")) as served:
+    with contextlib.closing(Served(folder / "bare")) as served:
         ratio = _push(served, folder, BARE_BYTES)
         yield Row(name="a first push / scp, bare loopback", value=ratio, bound=2.0, unit="x")
-    with _shaped(), contextlib.closing(_Served(folder / "shaped", THEIRS, NAMESPACE)) as served:
+    with _shaped(), contextlib.closing(Served(folder / "shaped", THEIRS, NAMESPACE)) as served:
         ratio = _push(served, folder, SHAPED_BYTES)
         yield Row(name="a first push / scp, 200 Mbit/s", value=ratio, bound=1.3, unit="x")
 
 
-def _push(served: _Served, folder: Path, length: int) -> float:
+def _push(served: Served, folder: Path, length: int) -> float:
     """The median over turns, connections included."""
     ours, theirs = [], []
     for turn in range(3):

@@ -133,6 +133,18 @@ def rigs(environment: dict[str, str], folder: Path) -> Iterator[Row]:
     yield from measured.pushes(folder / "rigs")
 
 
+def learn(environment: dict[str, str], folder: Path) -> Iterator[Row]:
+    """A profile wrong by a factor of 2, before and after a few reports of a rig; as root.
+
+    Estimates go by this user's own `sdk fit --profile host`.
+    """
+    del environment
+    from benchmarks import learn as measured
+
+    (folder / "learn").mkdir()
+    yield from measured.rows(folder / "learn")
+
+
 BENCHMARKS: dict[str, Callable[[dict[str, str], Path], Iterator[Row]]] = {
     "help": help_time,
     "rebuild": rebuild_time,
@@ -144,6 +156,7 @@ BENCHMARKS: dict[str, Callable[[dict[str, str], Path], Iterator[Row]]] = {
     "fleet": fleet,
     "rows": rows,
     "rigs": rigs,
+    "learn": learn,
 }
 
 

@@ -133,7 +133,7 @@ class Scale:
     low: float | None = None
     high: float | None = None
     """Measured over predicted: nine in ten of models that were left out lie between. None where
-    there are too few to tell: the interval stays as wide as without this."""
+    there are too few to tell: the interval gets no narrower than without this."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

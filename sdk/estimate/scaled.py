@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 from profiles import Profile, Scale
 from sdk.estimate.constants import Constants
 from sdk.estimate.fitted import kind_of
 from sdk.estimate.interval import Interval
 from sdk.estimate.parts import base_digest, parts
 from targets.interface import Program, Recipe
+
+BETWEEN_MODELS = math.log(1.5)
+"""How much models differ where too few tell: the typical factor between estimates and published
+latencies (docs/explanation/estimates.md)."""
+_NINE_IN_TEN = 1.645  # standard deviations of a normal, to either side
 
 
 def scaled_latency_ms(
@@ -19,7 +26,8 @@ def scaled_latency_ms(
         program: to be run.
         profile: with what was learnt.
         recipe: how.
-        base: what is estimated without: its width stays where the reports were too few to tell one.
+        base: what is estimated without: where the reports were too few to tell an interval, it gets
+            no narrower than that, nor than models usually differ.
         constants: of the data sheet's estimate.
     """
     own = find_scale(profile, recipe, constants)
@@ -29,7 +37,8 @@ def scaled_latency_ms(
     factors = own.factors[kind_of(recipe)]
     value = factors["fixed"] * found.fixed + factors["work"] * found.work
     if own.low is None or own.high is None:
-        low, high = base.low / base.value, base.high / base.value
+        usual = math.exp(_NINE_IN_TEN * BETWEEN_MODELS * math.sqrt(1 + 1 / own.models))
+        low, high = min(base.low / base.value, 1 / usual), max(base.high / base.value, usual)
     else:
         low, high = own.low, own.high
     return Interval(value=value, low=value * low, high=value * high)

@@ -37,6 +37,7 @@ from sdk.estimate import estimate
 from sdk.estimate.constants import DEFAULT
 from sdk.estimate.fitted import kind_of
 from sdk.estimate.parts import Parts, base_digest, parts
+from sdk.estimate.scaled import BETWEEN_MODELS
 from sdk.fit import COVERAGE, interval, mean_error
 from targets.interface import Program, Recipe
 
@@ -49,9 +50,6 @@ _GAIN = 0.9
 _PRIOR = math.log(4.0) / 1.645
 """How far off a profile is thought to be before anything is measured: the data sheet's own spread
 of 4 either way (sdk/estimate/constants.py), as the 90 % interval of a normal's logarithm."""
-_UNKNOWN = math.log(1.5)
-"""How much models differ where too few tell: the typical factor between estimates and published
-latencies (docs/explanation/estimates.md)."""
 _LEAST = 0.05
 """They differ by no less than measurements do."""
 _SMALLEST_RESIDUAL = 0.1
@@ -234,7 +232,7 @@ def _factors(found: Sequence[Cell], *, two: bool) -> dict[str, dict[str, float]]
 def _of_kind(own: Sequence[Cell], *, two: bool) -> dict[str, float]:
     logs = [math.log(cell.ratio) for cell in own]
     middle = statistics.median(logs)
-    spread = _UNKNOWN
+    spread = BETWEEN_MODELS
     if len(own) >= FEWEST_MODELS:
         spread = max(_LEAST, _MAD * statistics.median(abs(log - middle) for log in logs))
     certainty = _PRIOR**2 / (_PRIOR**2 + spread**2 / len(own))

@@ -42,7 +42,7 @@ def learnt_lines(learnt: Learnt) -> Iterator[str]:
     if learnt.missing:
         yield (
             f"  {_count(learnt.missing, 'more model')} would tell an interval "
-            f"({FEWEST_MODELS} are needed): it stays as wide as it was"
+            f"({FEWEST_MODELS} are needed): it gets no narrower"
         )
 
 

@@ -20,7 +20,7 @@ from hil.rig import Rig
 READ = "import sys;r=sys.stdin.buffer;exec(r.read(int(r.readline())))"
 SCRIPT = Path(__file__).parents[2] / "hil" / "rigs" / "loopback.sh"
 Started = Callable[..., Rig]
-_BORROW = (
+BORROW = (
     "import sys, sysconfig; path = sysconfig.get_path('purelib') + '/ours.pth';"
     "open(path, 'w').write('\\n'.join(sys.argv[1:]))"
 )
@@ -85,7 +85,7 @@ def runtime(loopback: Loopback) -> Loopback:
     own = [path for path in sys.path if path.endswith("site-packages")]
     commands = (
         ["/usr/bin/python3", "-m", "venv", "--without-pip", str(python.parents[1])],
-        [str(python), "-c", _BORROW, *own],
+        [str(python), "-c", BORROW, *own],
         [str(python), "-c", "import onnxruntime"],
     )  # fmt: skip
     for command in commands:

@@ -7,8 +7,12 @@ from pathlib import Path
 import pytest
 
 from agent.errors import UsageError
+from agent.folders import cache_folder
 from sdk import api
+from sdk.assign import find_profile
+from sdk.learning.gather import gather
 from sdk.learning.records import FILE_NAME, parse_reports
+from sdk.learning.scales import learn
 from sdk.summary import Summary
 from tests.hil.conftest import Loopback
 from tests.test_build import onnx_project
@@ -50,6 +54,11 @@ def test_what_is_compiled_here_is_proven_there_and_kept(known: Loopback, tmp_pat
     timed = [one for one in measured if one.operators]
     assert {one.role for one in timed} >= {"chosen"}, "where its time goes on the rig"
     assert any("timing the operators" in line and "on loopback" in line for line in told)
+    host = find_profile("intel", "host", project, cache_folder())
+    reported = gather(kept.sightings(), host, unstable=True)
+    assert not reported.refused, "the rig is this machine"
+    learnt = learn(reported.observations, host, "2026-11-22")
+    assert {one.toolchain for one in learnt if one.used} >= {"onnxruntime", "openvino"}
     again: list[str] = []
     _built(project, known, tmp_path / "out", again)
     assert not [line for line in again if "running" in line], "what was answered is kept"
