@@ -1,6 +1,7 @@
 """`hil.toml`: which rigs there are, and how each is reached. No secret stands in it.
 
-A table for each, such as `[rig.desk-orin]`, with a `host` at least; the fields are `RigEntry`'s.
+A table for each, such as `[rig.desk-orin]`, with a `host` or another `driver` at least; the fields
+are `RigEntry`'s.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from agent.files import write_atomic
 from profiles.toml_text import read_toml, toml_key, toml_value
 
 FILE = "hil.toml"
+DRIVERS = ("ssh", "adb", "command")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _HOST = re.compile(r"[A-Za-z0-9_:%.-]{1,253}")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}")
 _PROGRAM = re.compile(r"[A-Za-z0-9_./][A-Za-z0-9_./+-]{0,199}")
+_SERIAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:_-]{0,99}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 
 
@@ -29,7 +32,16 @@ class RigEntry:
     """One rig, as the inventory has it."""
 
     name: str
-    host: str
+    driver: str = "ssh"
+    """How it is reached (hil.drivers)."""
+    host: str = ""
+    """Of a rig that SSH reaches."""
+    command: tuple[str, ...] = ()
+    """Of the driver `command`: words of this machine, before the program that runs there."""
+    serial: str | None = None
+    """Of the driver `adb`: which device; None: the only one."""
+    runner: str | None = None
+    """On the rig: a program that speaks the protocol itself, where no Python is to."""
     port: int = 22
     user: str | None = None
     """None: whoever asks."""
@@ -126,7 +138,11 @@ def parse_inventory(text: str, path: Path) -> Inventory:
         raise _wrong(f"{path}: rig", tables, "tables such as [rig.desk-orin]")
     rigs = {name: _entry(name, table, str(path)) for name, table in tables.items()}
     for name, rig in rigs.items():
-        if rig.jump is not None and (rig.jump not in rigs or rigs[rig.jump].jump is not None):
+        if rig.jump is not None and (
+            rig.jump not in rigs
+            or rigs[rig.jump].jump is not None
+            or rigs[rig.jump].driver != "ssh"
+        ):
             raise _wrong(
                 f"{path}: rig.{name}.jump", rig.jump,
                 "the name of another rig of this file, which is reached directly",
@@ -164,12 +180,19 @@ def _entry(name: str, table: dict[str, Any], origin: str) -> RigEntry:
     fields = {field.name for field in dataclasses.fields(RigEntry)} - {"name"}
     _check_keys(table, fields, where)
     _check(name, _NAME, f"{where}", "a name of small letters, digits and ._-")
-    if "host" not in table:
+    driver = table.get("driver", "ssh")
+    if driver not in DRIVERS:
+        raise _wrong(f"{where}.driver", driver, f"one of {', '.join(DRIVERS)}")
+    if driver == "ssh" and "host" not in table:
         raise _wrong(f"{where}.host", None, "a name or an address")
+    if driver == "command" and not (table.get("command") or table.get("runner")):
+        raise _wrong(f"{where}.command", None, "the words that reach it")
     for key, form in (
         ("host", _HOST),
         ("user", _USER),
         ("python", _PROGRAM),
+        ("runner", _PROGRAM),
+        ("serial", _SERIAL),
         ("passphrase_env", _VARIABLE),
         ("jump", _NAME),
         ("profile", _NAME),
@@ -183,13 +206,15 @@ def _entry(name: str, table: dict[str, Any], origin: str) -> RigEntry:
         value = table.get(key, "x")
         if not isinstance(value, str) or not value or "\0" in value or "\n" in value:
             raise _wrong(f"{where}.{key}", value, "a path")
-    tags = table.get("tags", [])
-    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
-        raise _wrong(f"{where}.tags", tags, "a list of words")
+    for key in ("tags", "command"):
+        words = table.get(key, [])
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise _wrong(f"{where}.{key}", words, "a list of words")
     power = table.get("power")
     if power is not None and (not isinstance(power, dict) or "model" not in power):
         raise _wrong(f"{where}.power", power, 'a table with a `model`, such as "manual"')
-    return RigEntry(**{**table, "name": name, "tags": tuple(tags)})
+    lists = {key: tuple(table.get(key, ())) for key in ("tags", "command")}
+    return RigEntry(**{**table, "name": name, **lists})
 
 
 def _check(value: Any, form: re.Pattern[str], where: str, wanted: str) -> None:

@@ -25,8 +25,8 @@ from hil.line import Words
 CONNECT_S = 15.0
 ALIVE_S = 5
 """How often the connection is asked whether it lives."""
-_READ = "import sys;r=sys.stdin.buffer;exec(r.read(int(r.readline())))"
-_COMMAND = f"exec {{}} -u -c '{_READ}'"
+READ = "import sys;r=sys.stdin.buffer;exec(r.read(int(r.readline())))"
+_COMMAND = f"exec {{}} -u -c '{READ}'"
 _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes256-ctr")
 """paramiko begins with aes128-ctr, which takes longer (docs/explanation/speed.md)."""
 _WINDOW_BYTES = 16 << 20
@@ -93,7 +93,8 @@ def open_line(entry: RigEntry, inventory: Inventory, known_hosts: Path) -> SshLi
         else:
             clients.append(_connected(entry, known_hosts, None))
         try:
-            return SshLine(tuple(clients), _COMMAND.format(entry.python))
+            command = f"exec {entry.runner}" if entry.runner else _COMMAND.format(entry.python)
+            return SshLine(tuple(clients), command)
         except (paramiko.SSHException, EOFError, OSError) as error:
             raise _unreachable(entry, f"it starts nothing: {error}") from error
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from agent.errors import StorageError
 from agent.folders import config_folder
+from hil.drivers import opened
 from hil.health import told_aside
 from hil.inventory import Inventory, RigEntry, inventory_path, read_inventory
-from hil.link import open_line
 from hil.recovery import examine, recovering
 from hil.rig import Rig
 
@@ -42,8 +42,8 @@ class Place:
             UsageError: its key is not here, or its Python is too old.
             StorageError: its folder cannot be used.
         """
-        line = open_line(self.entry, self.inventory, self.known_hosts)
-        return Rig(self.name, line, self.entry.folder)
+        line = opened(self.entry, self.inventory, self.known_hosts)
+        return Rig(self.name, line, self.entry.folder, is_sent=self.entry.runner is None)
 
     @contextlib.contextmanager
     def leased(

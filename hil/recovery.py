@@ -182,7 +182,7 @@ def _returned(place: Place, say: Say, most_s: float) -> str | None:
 
 
 def _listens(place: Place) -> bool:
-    if place.entry.jump is not None:
+    if place.entry.jump is not None or place.entry.driver != "ssh":
         return False
     with contextlib.suppress(OSError):
         socket.create_connection((place.entry.host, place.entry.port), timeout=_TRY_S).close()

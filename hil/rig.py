@@ -43,13 +43,14 @@ class LinkLostError(NetworkError):
 class Rig:
     """One rig, over one line. A context manager: with its end others may have the rig."""
 
-    def __init__(self, name: str, line: Line, folder: str) -> None:
+    def __init__(self, name: str, line: Line, folder: str, *, is_sent: bool = True) -> None:
         """Start the runner there; its code is sent unless it is there.
 
         Args:
             name: for messages.
             line: where a Python reads a program: its length in a line, then itself.
             folder: on the rig.
+            is_sent: False where the line leads to a runner that is there already.
 
         Raises:
             LinkLostError: nobody answers.
@@ -68,7 +69,7 @@ class Rig:
         self._token = 0
         self._writes_since: float | None = None
         try:
-            self._begin(folder)
+            self._begin(folder, is_sent=is_sent)
         except BaseException:
             line.close()
             raise
@@ -244,16 +245,18 @@ class Rig:
         """
         return bool(self._asked("back", passed=passed)["was"])
 
-    def _begin(self, folder: str) -> None:
+    def _begin(self, folder: str, *, is_sent: bool) -> None:
         code, program = bundle(), bootstrap()
         told = {"folder": folder, "sha256": code.sha256, "length": len(code.content)}
-        first = f"{len(program)}\n".encode() + program + json.dumps(told).encode() + b"\n"
+        first = json.dumps(told).encode() + b"\n"
+        if is_sent:
+            first = f"{len(program)}\n".encode() + program + first
         stuck = threading.Timer(ANSWER_S, self._line.close)
         stuck.start()
         try:
             self._line.write(first)
             answer = self._hello_line()
-            if not answer.get("have") and "refused" not in answer:
+            if is_sent and not answer.get("have") and "refused" not in answer:
                 self._line.write(code.content)
         except OSError as error:
             raise self._nobody(str(error)) from error

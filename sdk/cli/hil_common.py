@@ -20,5 +20,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def address(entry: RigEntry) -> str:
     """Where a rig is, as `sdk hil add` takes it."""
+    if entry.driver != "ssh":
+        where = " ".join(entry.command) or entry.serial or entry.runner or ""
+        return f"{entry.driver}: {where}".rstrip(": ")
     user = f"{entry.user}@" if entry.user else ""
     return f"{user}{entry.host}" + (f":{entry.port}" if entry.port != 22 else "")

@@ -14,10 +14,9 @@ import pytest
 from agent.rig.job import own_python
 from hil.inventory import Inventory, RigEntry, parse_inventory
 from hil.line import LocalLine
-from hil.link import open_line
+from hil.link import READ, open_line
 from hil.rig import Rig
 
-READ = "import sys;r=sys.stdin.buffer;exec(r.read(int(r.readline())))"
 SCRIPT = Path(__file__).parents[2] / "hil" / "rigs" / "loopback.sh"
 Started = Callable[..., Rig]
 BORROW = (

@@ -52,6 +52,14 @@ REFUSED = {
     "tags that are a word": ('[rig.a]\nhost = "h"\ntags = "x"', "rig.a.tags"),
     "power without a model": ('[rig.a]\nhost = "h"\npower = {}', "rig.a.power"),
     "an empty folder": ('[rig.a]\nhost = "h"\nfolder = ""', "rig.a.folder"),
+    "a driver that is not known": ('[rig.a]\ndriver = "telnet"', "rig.a.driver"),
+    "a command that is a line": ('[rig.a]\ndriver = "command"\ncommand = "x y"', "rig.a.command"),
+    "a command of no words": ('[rig.a]\ndriver = "command"', "rig.a.command"),
+    "a runner that a shell would read": ('[rig.a]\ndriver = "adb"\nrunner = "a;b"', "runner"),
+    "a serial that is an option": ('[rig.a]\ndriver = "adb"\nserial = "-e"', "rig.a.serial"),
+    "a jump over a phone": (
+        '[rig.a]\nhost = "h"\njump = "b"\n[rig.b]\ndriver = "adb"', "rig.a.jump",
+    ),
     "no TOML": ("[rig.a", "not TOML"),
     "a rig that is a word": ("rig = 1", "rig"),
 }  # fmt: skip

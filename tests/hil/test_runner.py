@@ -21,9 +21,10 @@ from agent.rig import lease, serve
 from agent.rig.store import Store
 from hil.bench import look, push_files
 from hil.bundle import bundle, modules
+from hil.link import READ
 from hil.recovery import examine
 from hil.rig import LinkLostError, Rig
-from tests.hil.conftest import READ, Started, file_of
+from tests.hil.conftest import Started, file_of
 
 
 def _leased(rig: Rig, who: str = "me@here a test") -> Rig:
