@@ -184,7 +184,7 @@ def detect_facts(target: str = "intel", root: Path = Path("/")) -> Profile:
         name=f"{target}-host",
         target=target,
         title=f"This machine: {soc}",
-        match=_predicate(device),
+        match=predicate(device),
         platform=_platform(),
         arch=identity["arch"],
         isa=tuple(identity["isa"]),
@@ -281,7 +281,7 @@ def _software(device: Fingerprint) -> dict[str, Stack]:
     return {name: Stack(name=name, python=python, runtimes=runtimes, source=_READ)}
 
 
-def _predicate(device: Fingerprint) -> dict[str, Any]:
+def predicate(device: Fingerprint) -> dict[str, Any]:
     """Fits machines with this CPU, as many cores, at least its flags, and about its memory."""
     identity = device.identity
     predicate: dict[str, Any] = {"identity.arch": identity["arch"], "identity.emulated": False}

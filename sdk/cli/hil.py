@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,6 +18,7 @@ from sdk.cli.hil_common import InventoryFile, Json, Name, address
 from sdk.cli.output import err_console, out_console, print_json
 
 if TYPE_CHECKING:
+    from hil.bench import Probe
     from hil.inventory import RigEntry
 
 LIST_EXAMPLE = "Example: sdk hil list"
@@ -77,7 +79,21 @@ def list_rigs(
 
 
 @hil_app.command("probe", epilog=PROBE_EXAMPLE)
-def probe(name: Name, inventory: InventoryFile = None, json: Json = False) -> None:
+def probe(
+    name: Name,
+    draft: Annotated[
+        bool, typer.Option("--draft", help="Where no profile fits, write one of what it tells.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Of the draft; otherwise your own profiles."),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option("--target", help="Of the draft; otherwise by what it is.")
+    ] = None,
+    inventory: InventoryFile = None,
+    json: Json = False,
+) -> None:
     """What a rig is, which runtimes work there, and which profile fits it."""
     from hil import bench
     from hil.reach import inventory_of
@@ -90,8 +106,14 @@ def probe(name: Name, inventory: InventoryFile = None, json: Json = False) -> No
     ):
         hello, found = rig.hello, bench.probe(rig)
     fits = closest(found.fingerprint)
+    drafted = None
+    if draft and all(one["differs"] for one in fits):
+        drafted = _drafted(out, name, target, hello, found)
     if json:
-        print_json({"hello": hello, "probe": found, "profiles": fits})
+        print_json(
+            {"hello": hello, "probe": found, "profiles": fits,
+             "draft": None if drafted is None else str(drafted)}
+        )  # fmt: skip
         return
     identity, software = found.fingerprint.identity, found.fingerprint.software
     conditions = found.conditions
@@ -110,6 +132,38 @@ def probe(name: Name, inventory: InventoryFile = None, json: Json = False) -> No
         lines.append((runtime, told))
     table(("what", "found"), lines, "nothing")
     _say_profiles(name, entry.profile, fits)
+    if drafted is not None:
+        say(f"{drafted} has what it tells. Look it over; then, in hil.toml: "
+            f'profile = "{drafted.stem}"')  # fmt: skip
+    elif fits and all(one["differs"] for one in fits):
+        say(f"A draft of one: sdk hil probe {name} --draft")
+
+
+def _drafted(
+    out: Path | None, name: str, target: str | None, hello: Mapping[str, Any], found: Probe
+) -> Path:
+    """Write a profile of what a rig told; the file."""
+    import datetime as dt
+
+    from agent.files import write_atomic
+    from agent.folders import config_folder
+    from sdk.detect import profile_toml
+    from sdk.draft import draft
+
+    path = out or config_folder() / "profiles" / f"{name}.toml"
+    if path.exists():
+        raise UsageError(
+            f"{path} is there already.",
+            cause="It was drafted before, and does not fit this rig.",
+            remedy="Correct its [match], or name another file: --out FILE",
+        )
+    profile = draft(
+        path.stem, found.fingerprint, target=target,
+        python=".".join(map(str, hello["python"][:2])),
+        date=dt.datetime.now(tz=dt.timezone.utc).date().isoformat(),
+    )  # fmt: skip
+    write_atomic(path, profile_toml(profile).encode())
+    return path
 
 
 @hil_app.command("doctor", epilog=DOCTOR_EXAMPLE)

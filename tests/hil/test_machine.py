@@ -23,7 +23,7 @@ from tests.hil.conftest import file_of
 from tests.hil.machines import Machine, SlowLine
 
 pytestmark = [pytest.mark.device, pytest.mark.long]
-SOON = Patience(reach_s=6.0, return_s=20.0)
+SOON = Patience(reach_s=4.0, return_s=20.0)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def made() -> Iterator[Machine]:
 @pytest.fixture
 def machine(made: Machine, monkeypatch: pytest.MonkeyPatch) -> Machine:
     """On, and reachable; a client here finds in seconds what takes it half a minute."""
-    monkeypatch.setattr(hil.rig, "ANSWER_S", 2.0)
+    monkeypatch.setattr(hil.rig, "ANSWER_S", 1.5)
     monkeypatch.setattr(hil.rig, "BEAT_S", 0.3)
     monkeypatch.setattr(hil.link, "CONNECT_S", 2.0)
     made.power("on")
@@ -108,7 +108,7 @@ def test_a_link_that_is_cut_in_a_run_and_comes_back_is_link_lost(machine: Machin
     place = machine.place(power=None)
     rig = _leased(place)
     _soon(lambda: machine.link("down"), 0.5)
-    _soon(lambda: machine.link("up"), 5.0)
+    _soon(lambda: machine.link("up"), 4.0)
     with (
         pytest.raises(LinkLostError) as caught,
         recovering(place, rig, "me@here a test", lambda _: None, SOON),

@@ -273,6 +273,25 @@ def test_the_verbs_work_on_it(
     assert "loopback" in capsys.readouterr().err
 
 
+def test_a_rig_that_no_profile_fits_has_one_drafted(
+    reachable: Loopback, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    inventory = ["--inventory", str(reachable.inventory_file)]
+    assert run(["hil", "probe", "loopback", "--draft", "--json", *inventory]) == 0
+    first = json.loads(capsys.readouterr().out)
+    if first["draft"] is None:
+        pytest.skip("a profile fits this machine")
+    assert run(["profiles", "check", first["draft"]]) == 0
+    capsys.readouterr()
+    assert run(["hil", "probe", "loopback", "--draft", *inventory]) == 0
+    assert "It is: loopback" in capsys.readouterr().out, "it fits from now on"
+    own = str(tmp_path / "mine.toml")
+    Path(first["draft"]).unlink()
+    assert run(["hil", "probe", "loopback", "--draft", "--out", own, *inventory]) == 0
+    assert run(["profiles", "check", own]) == 0
+    assert run(["hil", "probe", "loopback", "--draft", "--out", own, *inventory]) == 2
+
+
 def test_a_rig_is_added_once_its_key_was_compared(
     loopback: Loopback, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
