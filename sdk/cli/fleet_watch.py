@@ -163,6 +163,23 @@ def bar(found: Mapping[str, int], width: int = _BAR) -> list[tuple[str, int]]:
     return stretches
 
 
+def picture(found: dict[str, Any]) -> RenderableType:
+    """A rollout, or the fleet, as a terminal shows it."""
+    from rich.console import Group
+    from rich.text import Text
+
+    parts: list[RenderableType] = []
+    if "standings" in found:
+        parts.append(Text(_fleet(found)))
+    for one in found.get("rollouts", [found]):
+        parts += [Text(plain(headline(one)), style="bold"), _bars(one)]
+        if one["judged"]:
+            parts.append(gate_table(one["judged"]))
+        if one["reason"]:
+            parts.append(Text(plain(one["reason"]), style="dim"))
+    return Group(*parts)
+
+
 @contextlib.contextmanager
 def _screen(*, json: bool) -> Iterator[Shows]:
     """What shows a state: a live picture in a terminal, lines for what changed elsewhere."""
@@ -173,7 +190,7 @@ def _screen(*, json: bool) -> Iterator[Shows]:
     from rich.live import Live
 
     with Live(console=console, auto_refresh=False) as live:
-        yield lambda found: live.update(_picture(found), refresh=True)
+        yield lambda found: live.update(picture(found), refresh=True)
 
 
 def _lines(show: Shows) -> Shows:
@@ -218,22 +235,6 @@ def _fleet(found: dict[str, Any]) -> str:
     told = [f"{count} {name}" for name, count in sorted(found["standings"].items())]
     told += [f"{found['silent']} silent", f"{found['fell_back']} fell back"]
     return f"devices: {', '.join(told)}"
-
-
-def _picture(found: dict[str, Any]) -> RenderableType:
-    from rich.console import Group
-    from rich.text import Text
-
-    parts: list[RenderableType] = []
-    if "standings" in found:
-        parts.append(Text(_fleet(found)))
-    for one in found.get("rollouts", [found]):
-        parts += [Text(plain(headline(one)), style="bold"), _bars(one)]
-        if one["judged"]:
-            parts.append(gate_table(one["judged"]))
-        if one["reason"]:
-            parts.append(Text(plain(one["reason"]), style="dim"))
-    return Group(*parts)
 
 
 def _bars(found: dict[str, Any]) -> RenderableType:

@@ -178,7 +178,7 @@ def measuring(latency: float) -> Any:
     return prove
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("latency", "ends"), [(1.02, "finished"), (1.5, "reverted")])
 def test_what_devices_measured_opens_the_next_stage_or_takes_it_back(
     client: Client, world: World, crew: Crew, latency: float, ends: str

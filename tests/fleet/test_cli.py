@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from agent.updates.wire import Reports, StateOf
 from sdk.cli.app import run
 from sdk.cli.fleet_common import seconds, share, share_or_count
+from sdk.cli.fleet_watch import picture
 from sdk.fleet.chores import move_on
 from tests.fleet.client import Client
 from tests.fleet.world import PRINT, Device, World, doing, runs
@@ -241,6 +243,11 @@ def test_gates_are_asked_for_and_shown(client: Client, world: World, sdk: Operat
         ["latency@950", "x86_64", "1", "1.250", "1.250", "to", "1.250", "<=", "1.1", "broken"],
         ["drop", "x86_64", "0", "of", "1", "-", "-", "<=", "0.01", "unproven"],
     ]
+    found = client.do("GET", f"/rollouts/{rollout}")
+    terminal = Console(width=120, file=io.StringIO())
+    terminal.print(picture(found))
+    drawn = terminal.file.getvalue()  # type: ignore[attr-defined]
+    assert "latency@950   x86_64     1         1.250    1.250 to 1.250   <= 1.1    broken" in drawn
     said = sdk("watch", rollout, code=3).out
     assert "latency@950 of x86_64 is 1.25 (1.25 to 1.25) on 1 devices" in said
 
