@@ -19,6 +19,7 @@ from typing import Any
 
 from agent.errors import NetworkError, SlipwayError, StorageError, UsageError, from_record
 from agent.rig.bootstrap import HELLO
+from agent.rig.serve import VERSION
 from hil.bundle import bootstrap, bundle
 from hil.line import Line
 from hil.outcome import Outcome
@@ -28,6 +29,8 @@ ANSWER_S = 30.0
 """A rig that answers nothing for so long is lost."""
 _PIECE_BYTES = 128 << 10
 """One such piece goes out within `ANSWER_S`, on any link that is worth the name."""
+_TOLD = {"version", "python", "boot_id", "free_bytes", "time_s", "holder", "aside"}
+"""What every runner says of itself."""
 _NOISE_BYTES = 64 << 10
 """What a login may say before the runner speaks."""
 OnEvent = Callable[[Mapping[str, Any]], None]
@@ -76,6 +79,15 @@ class Rig:
         for work in (self._read, self._beat, self._watch):
             threading.Thread(target=work, daemon=True).start()
         self.hello: dict[str, Any] = self._asked("hello")
+        lacks = _TOLD - self.hello.keys()
+        if lacks or self.hello["version"] != VERSION:
+            self.close()
+            raise UsageError(
+                f"The runner on {name} speaks version {self.hello.get('version')!r} of the protocol"
+                f"{f', and lacks {sorted(lacks)}' if lacks else ''}; this client speaks {VERSION}.",
+                cause="It is a runner of another kind, and of another Slipway's time.",
+                remedy="Update the one that is older.",
+            )
 
     def __enter__(self) -> Rig:
         return self
@@ -366,8 +378,10 @@ class Rig:
         """The thread that takes what comes."""
         try:
             while line := self._line.readline():
-                told = json.loads(line)
+                told: dict[str, Any] = json.loads(line)
                 content = self._line.read(told["bytes"]) if "bytes" in told else b""
+                if len(content) < told.get("bytes", 0):
+                    raise EOFError("the line ended in the middle of an answer")
                 number = told["id"]
                 if "event" in told:
                     self._tell(number, told["event"])
@@ -377,7 +391,7 @@ class Rig:
                     self._guard.notify_all()
         except (OSError, EOFError) as error:
             self._lose(str(error) or type(error).__name__)
-        except (ValueError, LookupError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             self._lose(f"it says something that is no answer ({error})")
         else:
             self._lose("the line ended")
