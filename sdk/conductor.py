@@ -102,7 +102,9 @@ def build(project_path: Path, options: Options, on_event: OnEvent) -> Summary:
         )
         summary = with_regressions(summary, data_folder())
         on_event(Event(kind="step", message="writing the variants"))
-        summary = write_output(output, summary, assignments, selections, built, captured, cache)
+        summary = write_output(
+            output, summary, assignments, selections, built, captured, cache, runner.logs
+        )
         place = options.rig or "host"
         found = reports_of(summary.model, selections, captured.program, place, device)
         write_atomic(output.folder / REPORTS, reports_bytes(found))

@@ -77,8 +77,11 @@ def write_output(
     built: Mapping[str, Lowering],
     captured: Captured,
     cache: Cache,
+    logs: Mapping[str, Path],
 ) -> Summary:
     """Write everything; returns the summary with the variants' paths.
+
+    `logs` are those of what failed on a rig, by candidate.
 
     Raises:
         StorageError: the disk is full, or the folder cannot be written.
@@ -92,7 +95,7 @@ def write_output(
             folder = _place(output, record, lowering, cache)
             paths[record.id] = str(folder.relative_to(output.folder))
             entries.append(_entry(rung, rank, assignment, selection, record, captured))
-    _write_logs(output.folder / "logs", built)
+    _write_logs(output.folder / "logs", {**_failed(built), **logs})
     golden = _copy_blob(captured.folder / GOLDEN, output.folder / GOLDEN, cache)
     evaluation = None
     if captured.has_evaluation:
@@ -112,14 +115,22 @@ def write_output(
     return summary
 
 
-def _write_logs(folder: Path, built: Mapping[str, Lowering]) -> None:
-    """Keep what the vendors printed where a lowering failed; older logs go."""
+def _failed(built: Mapping[str, Lowering]) -> dict[str, Path]:
+    return {
+        lowering.name: lowering.log
+        for lowering in built.values()
+        if lowering.log is not None and lowering.failure is not None
+    }
+
+
+def _write_logs(folder: Path, logs: Mapping[str, Path]) -> None:
+    """Keep what was printed where a candidate failed, here or on a rig; older logs go."""
     shutil.rmtree(folder, ignore_errors=True)
-    for lowering in built.values():
-        if lowering.log is not None and lowering.failure is not None and lowering.log.is_file():
+    for name, log in logs.items():
+        if log.is_file():
             with storage_errors(folder):
                 folder.mkdir(exist_ok=True)
-                shutil.copyfile(lowering.log, folder / f"{lowering.name}.log")
+                shutil.copyfile(log, folder / f"{name}.log")
 
 
 def _own_record(rung: Result, target: str, lowering: Lowering) -> VariantRecord:

@@ -89,7 +89,8 @@ def _answered(
         log = folder / "log.txt"
         if not isinstance(error, RunFailedError):
             return StepFailure(kind="error", message=error.what, log=log, error=error)
-        log.write_text(error.log)
+        log.write_text(f"{error.what}\n\n{error.log}")
+        runner.logs[recipe.name] = log
         return StepFailure(
             kind=_KINDS.get(error.outcome, "error"), message=error.what, log=log, error=error
         )

@@ -49,6 +49,8 @@ class Runner:
         self.workers = workers
         self.device = device
         self.fresh = fresh
+        self.logs: dict[str, Path] = {}
+        """Of what failed on the rig: candidate -> what it printed there, the end of it."""
         self._on_event = on_event
         self._guard = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,36 @@ def test_a_rig_that_is_another_device_is_refused(known: Loopback, tmp_path: Path
             project, targets=["intel", "mobile"], out=tmp_path / "out", rig="loopback",
             inventory=known.inventory_file,
         )  # fmt: skip
+
+
+@pytest.mark.long
+def test_what_fails_there_has_its_log_beside_the_result_and_the_rig_is_put_aside(
+    tmp_path: Path,
+) -> None:
+    rig, inventory = tmp_path / "rig", tmp_path / "hil.toml"
+    inventory.write_text(
+        '[rig.loopback]\ndriver = "command"\ncommand = ["env"]\n'
+        f'python = "{sys.executable}"\nfolder = "{rig}"\n'
+    )
+    own = rig / "venv" / "bin" / "python"  # works once, for the look that the build begins with
+    own.parent.mkdir(parents=True)
+    own.write_text(
+        f'#!/bin/sh\nif [ -e "{rig}/once" ]; then echo "no driver"; exit 7; fi\n'
+        f'touch "{rig}/once"\nexec {sys.executable} "$@"\n'
+    )
+    own.chmod(0o755)
+    told: list[str] = []
+    (found,) = api.build(
+        onnx_project(tmp_path / "project"), targets=["intel"], profiles=["host"],
+        out=tmp_path / "out", rig="loopback", inventory=inventory,
+        on_event=lambda event: told.append(event.message),
+    ).results  # fmt: skip
+    failed = [one for one in found.candidates if "[crashed]" in (one.reason or "")]
+    assert failed
+    logs = list((tmp_path / "out").glob("*/logs/*.log")) or list(
+        (tmp_path / "out").glob("**/*.log")
+    )
+    assert len(logs) >= len(failed)
+    assert all("no driver" in log.read_text() for log in logs)
+    assert any("is put aside" in line for line in told)
+    assert "exit status 7" in (rig / "lease" / "aside.json").read_text()

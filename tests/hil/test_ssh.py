@@ -19,6 +19,7 @@ import pytest
 from agent.bench import Budget, Measurement
 from agent.errors import NetworkError, SlipwayError, UsageError, VerificationError
 from agent.identity import fingerprint
+from agent.processes import lives
 from agent.tensors import write_tensors
 from agent.variant import read_record
 from hil import bench
@@ -271,6 +272,38 @@ def test_the_verbs_work_on_it(
     assert run(["hil", "unlock", "loopback", *inventory]) == 0
     assert run(["hil", "probe", "lopback", *inventory]) == 2
     assert "loopback" in capsys.readouterr().err
+
+
+def test_a_program_is_run_there_and_ends_the_command_with_its_status(
+    reachable: Loopback, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    script, where = tmp_path / "check.sh", ["--inventory", str(reachable.inventory_file)]
+    script.write_text("id -un; echo $1; exit 3")
+    send = ["--send", str(script)]
+    assert run(["hil", "run", "loopback", *where, *send, "--", "sh", "check.sh", "$a b"]) == 3
+    assert capsys.readouterr().out == "slipway-rig\n$a b\n"
+    assert run(["hil", "run", "loopback", *where, "--", "true"]) == 0
+    assert run(["hil", "run", "loopback", *where, "--limit", "1", "--", "sleep", "30"]) == 4
+    assert "timeout" in capsys.readouterr().err
+    assert run(["hil", "run", "loopback", *where, "--", "no-such-program"]) == 2
+    assert run(["hil", "run", "loopback", *where, "--send", str(tmp_path), "--", "true"]) == 2
+
+
+def test_an_interrupted_command_leaves_nothing_running_there(reachable: Loopback) -> None:
+    words = ["-m", "sdk", "hil", "run", "loopback", "--inventory", str(reachable.inventory_file)]
+    client = subprocess.Popen(
+        [sys.executable, *words, "--", "sh", "-c", "echo $$; exec sleep 60"],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with client:
+        assert client.stdout is not None
+        there = int(client.stdout.readline())
+        client.send_signal(signal.SIGINT)
+        assert client.wait(20) == 130
+    until = time.monotonic() + 10
+    while lives(there) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not lives(there)
 
 
 def test_a_rig_that_no_profile_fits_has_one_drafted(
