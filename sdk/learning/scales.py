@@ -113,13 +113,17 @@ class Learnt:
     """Models without which no interval can be told; 0 where there are enough."""
     old: Scale | None
     new: Scale | None
-    """What was found; `used` says whether the profile gets it."""
+    """What was found, used or not."""
     error_now: float | None
     """The mean of |predicted - measured| / measured as the profile is."""
 
     @property
     def used(self) -> bool:
-        """Whether it is nearer to what was measured than what it would replace."""
+        """Whether the profile gets it.
+
+        It has to be nearer to models that were left out than estimates without any, and be made of
+        more reports than what it would replace, or be nearer to these.
+        """
         return self.reason == "better" and self.new is not None
 
 
@@ -198,10 +202,12 @@ def _learnt(
     now = mean_error((cell.now, cell.ms) for cell in found)
     error = mean_error((predicted, cell.ms) for cell, predicted in left) if left else None
     low, high = _interval(left, found) if len(models) >= FEWEST_MODELS else (None, None)
+    without = mean_error((cell.parts.total, cell.ms) for cell in found)
+    factors = {kind: _rounded(f) for kind, f in _factors(found, two=two).items()}
     new = Scale(
         toolchain=toolchain,
         engine=engine,
-        factors={kind: _rounded(f) for kind, f in _factors(found, two=two).items()},
+        factors=factors,
         base=base_digest(profile, toolchain, engine, DEFAULT),
         reports=len(own),
         unstable=sum(not entry.stable for entry in own),
@@ -210,12 +216,20 @@ def _learnt(
         fingerprints=tuple(sorted({entry.fingerprint for entry in own})),
         date=date,
         tools={toolchain: ", ".join(sorted({entry.runtime or "unknown" for entry in own}))},
-        error_before=_digits(mean_error((cell.parts.total, cell.ms) for cell in found)),
+        error_before=_digits(without),
         error=_optional(error),
         low=_optional(low),
         high=_optional(high),
     )
-    is_better = error is None or error < now
+    # What is there already may have seen these models, so it gives way to what was made of more;
+    # of as many, to what is nearer.
+    fits = _apart((_predicted(cell, factors[cell.kind]), cell.ms) for cell in found)
+    is_nearer = fits < _apart((cell.now, cell.ms) for cell in found)
+    generalises = not left or _apart((predicted, cell.ms) for cell, predicted in left) < _apart(
+        (cell.parts.total, cell.ms) for cell, _ in left
+    )
+    has_more = old is not None and old.models <= len(models) and old.reports < len(own)
+    is_better = generalises and (is_nearer or has_more)
     return dataclasses.replace(
         told, reason="better" if is_better else "no better", new=new, error_now=now
     )
@@ -286,11 +300,20 @@ def _left_out(
         factors = _factors([cell for cell in found if cell.model != model], two=two)
         for cell in found:
             if cell.model == model and cell.kind in factors:
-                own = factors[cell.kind]
-                predicted = own["fixed"] * cell.parts.fixed + own["work"] * cell.parts.work
+                predicted = _predicted(cell, factors[cell.kind])
                 if predicted:
                     told.append((cell, predicted))
     return told
+
+
+def _apart(pairs: Iterable[tuple[float, float]]) -> float:
+    """The mean of |log(predicted / measured)|: what the median of logarithms makes least."""
+    logs = [abs(math.log(max(predicted, 1e-300) / measured)) for predicted, measured in pairs]
+    return math.fsum(logs) / len(logs)
+
+
+def _predicted(cell: Cell, factors: Mapping[str, float]) -> float:
+    return factors["fixed"] * cell.parts.fixed + factors["work"] * cell.parts.work
 
 
 def _interval(
