@@ -42,12 +42,14 @@ def predicted(within: Profile, number: int) -> tuple[float, float, float]:
     return found.value, found.low, found.high
 
 
-def test_a_profile_that_is_wrong_by_two_is_right_for_models_it_has_not_seen() -> None:
-    within = scaled(fleet(8, 5))
+@pytest.mark.parametrize("wrong", [2.0, 0.5])
+def test_a_profile_that_is_wrong_by_two_is_right_for_models_it_has_not_seen(wrong: float) -> None:
+    rows = [dataclasses.replace(row, ms=row.ms * wrong / 2.0) for row in fleet(8, 5)]
+    within = scaled(rows)
     for number in range(100, 120):
         value, low, high = predicted(within, number)
-        assert value == pytest.approx(true_ms(program(number)), rel=0.1)
-        assert low <= true_ms(program(number)) <= high
+        assert value == pytest.approx(true_ms(program(number), fixed=wrong, work=wrong), rel=0.1)
+        assert low <= true_ms(program(number), fixed=wrong, work=wrong) <= high
 
 
 def test_what_is_fixed_and_what_is_work_are_told_apart_where_models_tell() -> None:
