@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from agent.errors import NetworkError
+
 Outcome = Literal[
     "ok",
     "wrong_answer",
@@ -27,3 +29,9 @@ MEANING: dict[Outcome, str] = {
     "rig_reset": "the rig was started anew in the middle of it",
 }
 """Every outcome, for a person. The documentation's table comes from here."""
+
+
+class LinkLostError(NetworkError):
+    """The line to a rig ended, or the rig does not answer."""
+
+    outcome: Outcome = "link_lost"

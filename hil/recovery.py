@@ -19,8 +19,8 @@ from agent.errors import NetworkError, SlipwayError
 from hil import bench, power
 from hil.bench import RunFailedError
 from hil.health import Check, checks, unfit
-from hil.outcome import Outcome
-from hil.rig import LinkLostError, Rig
+from hil.outcome import LinkLostError, Outcome
+from hil.rig import Rig
 
 if TYPE_CHECKING:
     from hil.reach import Place

@@ -7,7 +7,6 @@ ends its run by itself.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import threading
@@ -17,12 +16,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from agent.errors import NetworkError, SlipwayError, StorageError, UsageError, from_record
-from agent.rig.bootstrap import HELLO
+from agent.errors import SlipwayError, StorageError, UsageError, from_record
 from agent.rig.serve import VERSION
-from hil.bundle import bootstrap, bundle
+from hil.greeting import greet
 from hil.line import Line
-from hil.outcome import Outcome
+from hil.outcome import LinkLostError
 
 BEAT_S = 5.0
 ANSWER_S = 30.0
@@ -31,16 +29,8 @@ _PIECE_BYTES = 128 << 10
 """One such piece goes out within `ANSWER_S`, on any link that is worth the name."""
 _TOLD = {"version", "python", "boot_id", "free_bytes", "time_s", "holder", "aside"}
 """What every runner says of itself."""
-_NOISE_BYTES = 64 << 10
-"""What a login may say before the runner speaks."""
 OnEvent = Callable[[Mapping[str, Any]], None]
 OnProgress = Callable[[int, int], None]
-
-
-class LinkLostError(NetworkError):
-    """The line to a rig ended, or the rig does not answer."""
-
-    outcome: Outcome = "link_lost"
 
 
 class Rig:
@@ -72,7 +62,7 @@ class Rig:
         self._token = 0
         self._writes_since: float | None = None
         try:
-            self._begin(folder, is_sent=is_sent)
+            greet(name, line, folder, is_sent=is_sent, most_s=ANSWER_S)
         except BaseException:
             line.close()
             raise
@@ -257,47 +247,6 @@ class Rig:
         """
         return bool(self._asked("back", passed=passed)["was"])
 
-    def _begin(self, folder: str, *, is_sent: bool) -> None:
-        code, program = bundle(), bootstrap()
-        told = {"folder": folder, "sha256": code.sha256, "length": len(code.content)}
-        first = json.dumps(told).encode() + b"\n"
-        if is_sent:
-            first = f"{len(program)}\n".encode() + program + first
-        stuck = threading.Timer(ANSWER_S, self._line.close)
-        stuck.start()
-        try:
-            self._line.write(first)
-            answer = self._hello_line()
-            if is_sent and not answer.get("have") and "refused" not in answer:
-                self._line.write(code.content)
-        except OSError as error:
-            raise self._nobody(str(error)) from error
-        finally:
-            stuck.cancel()
-        _check_answer(self.name, answer)
-
-    def _hello_line(self) -> dict[str, Any]:
-        noise = b""
-        while len(noise) < _NOISE_BYTES:
-            line = self._line.readline()
-            if not line:
-                raise self._nobody("the line ended")
-            with contextlib.suppress(ValueError):
-                found = json.loads(line)
-                if isinstance(found, dict) and HELLO in found:
-                    return found
-            noise += line
-        raise self._nobody(f"it says {noise[:200]!r} and goes on")
-
-    def _nobody(self, why: str) -> LinkLostError:
-        words = self._line.last_words()
-        said = f" It said: {words[-300:]}" if words else ""
-        return LinkLostError(
-            f"No runner answers on the rig {self.name}: {why}.{said}",
-            cause="There is no Python of that name, or its shell says something else at login.",
-            remedy='Name the Python in the inventory: python = "/usr/bin/python3"',
-        )
-
     def _put(self, sha256: str, path: Path, offset: int, progress: Callable[[int], None]) -> bool:
         length = path.stat().st_size - offset
         number = next(self._numbers)
@@ -421,21 +370,4 @@ class Rig:
             f"The rig {self.name} is lost: {self._lost}.{said}",
             cause="The network went down, or the rig was reset or switched off.",
             remedy="Run it again: what was pushed is still there.",
-        )
-
-
-def _check_answer(name: str, answer: Mapping[str, Any]) -> None:
-    refused = answer.get("refused")
-    if refused == "python":
-        found = ".".join(map(str, answer["python"]))
-        raise UsageError(
-            f"The rig {name} has Python {found} at {answer['path']}; 3.10 or newer is needed.",
-            cause="Its system is older: JetPack 5 has Python 3.8.",
-            remedy='Install a newer one there, and name it in the inventory: python = "..."',
-        )
-    if refused is not None:
-        raise StorageError(
-            f"The rig {name} cannot use its folder {answer.get('folder')}: {answer['why']}.",
-            cause="The disk is full, or the folder belongs to another user.",
-            remedy='Free some space there, or name another one in the inventory: folder = "..."',
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,15 +13,14 @@ import typer
 from agent.errors import NetworkError, SlipwayError, UsageError
 from sdk.cli.fleet_common import say, table
 from sdk.cli.hil_add import ADD_EXAMPLE, add
-from sdk.cli.hil_common import InventoryFile, Json, Name, address
+from sdk.cli.hil_common import InventoryFile, Json, Name, address, note
+from sdk.cli.hil_probe import PROBE_EXAMPLE, probe
 from sdk.cli.output import err_console, out_console, print_json
 
 if TYPE_CHECKING:
-    from hil.bench import Probe
     from hil.inventory import RigEntry
 
 LIST_EXAMPLE = "Example: sdk hil list"
-PROBE_EXAMPLE = "Example: sdk hil probe desk-orin"
 DOCTOR_EXAMPLE = "Example: sdk hil doctor desk-orin"
 BENCH_EXAMPLE = "Example: sdk hil bench desk-orin build/digits/jetson-orin-nano-super/chosen"
 VERIFY_EXAMPLE = "Example: sdk hil verify desk-orin build/digits/jetson-orin-nano-super/chosen"
@@ -42,6 +40,7 @@ Variant = Annotated[Path, typer.Argument(help="The folder of a variant.")]
 
 
 hil_app.command("add", epilog=ADD_EXAMPLE)(add)
+hil_app.command("probe", epilog=PROBE_EXAMPLE)(probe)
 
 
 @hil_app.command("list", epilog=LIST_EXAMPLE)
@@ -78,94 +77,6 @@ def list_rigs(
     )
 
 
-@hil_app.command("probe", epilog=PROBE_EXAMPLE)
-def probe(
-    name: Name,
-    draft: Annotated[
-        bool, typer.Option("--draft", help="Where no profile fits, write one of what it tells.")
-    ] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="FILE", help="Of the draft; otherwise your own profiles."),
-    ] = None,
-    target: Annotated[
-        str | None, typer.Option("--target", help="Of the draft; otherwise by what it is.")
-    ] = None,
-    inventory: InventoryFile = None,
-    json: Json = False,
-) -> None:
-    """What a rig is, which runtimes work there, and which profile fits it."""
-    from hil import bench
-    from hil.reach import inventory_of
-    from sdk.rigs import closest, reached
-
-    entry = inventory_of(inventory).rig(name)
-    with (
-        err_console().status(f"looking at {name}"),
-        reached(name, inventory, _note, what="sdk hil probe", repairs=True) as rig,
-    ):
-        hello, found = rig.hello, bench.probe(rig)
-    fits = closest(found.fingerprint)
-    drafted = None
-    if draft and all(one["differs"] for one in fits):
-        drafted = _drafted(out, name, target, hello, found)
-    if json:
-        print_json(
-            {"hello": hello, "probe": found, "profiles": fits,
-             "draft": None if drafted is None else str(drafted)}
-        )  # fmt: skip
-        return
-    identity, software = found.fingerprint.identity, found.fingerprint.software
-    conditions = found.conditions
-    lines = [
-        *_facts(identity), *_facts(software), *_facts(found.fingerprint.conditions),
-        ("Python", f"{'.'.join(map(str, hello['python']))} at {hello['executable']}"),
-        ("free on its disk", f"{hello['free_bytes'] / 2**30:.1f} GiB"),
-        ("temperatures", ", ".join(
-            f"{zone} {value:.0f} °C" for zone, value in conditions["temperatures_c"].items()
-        ) or "nothing tells"),
-    ]  # fmt: skip
-    for runtime, state in found.runtimes.items():
-        told = state["version"] or "works"
-        if state["error"]:
-            told = f"{state['error']['what']} {state['error']['remedy']}".strip()
-        lines.append((runtime, told))
-    table(("what", "found"), lines, "nothing")
-    _say_profiles(name, entry.profile, fits)
-    if drafted is not None:
-        say(f"{drafted} has what it tells. Look it over; then, in hil.toml: "
-            f'profile = "{drafted.stem}"')  # fmt: skip
-    elif fits and all(one["differs"] for one in fits):
-        say(f"A draft of one: sdk hil probe {name} --draft")
-
-
-def _drafted(
-    out: Path | None, name: str, target: str | None, hello: Mapping[str, Any], found: Probe
-) -> Path:
-    """Write a profile of what a rig told; the file."""
-    import datetime as dt
-
-    from agent.files import write_atomic
-    from agent.folders import config_folder
-    from sdk.detect import profile_toml
-    from sdk.draft import draft
-
-    path = out or config_folder() / "profiles" / f"{name}.toml"
-    if path.exists():
-        raise UsageError(
-            f"{path} is there already.",
-            cause="It was drafted before, and does not fit this rig.",
-            remedy="Correct its [match], or name another file: --out FILE",
-        )
-    profile = draft(
-        path.stem, found.fingerprint, target=target,
-        python=".".join(map(str, hello["python"][:2])),
-        date=dt.datetime.now(tz=dt.timezone.utc).date().isoformat(),
-    )  # fmt: skip
-    write_atomic(path, profile_toml(profile).encode())
-    return path
-
-
 @hil_app.command("doctor", epilog=DOCTOR_EXAMPLE)
 def doctor(
     name: Name,
@@ -194,14 +105,14 @@ def doctor(
                 checks_without_a_run(rig.hello, now_s=time.time())
             )  # it is somebody's: look, no more
         else:
-            removed = rig.lease(me, _note, wait_s=None, inspects=True)
+            removed = rig.lease(me, note, wait_s=None, inspects=True)
             removed += rig.clean(0) if clean else []
             told = examine(rig, me, lambda found: differences_of(place.entry, found.fingerprint))
             now = rig.look_again()["aside"]
             if aside is not None and aside["failed"] and now is None:
-                _note(f"{name} is back: others may have it again.")
+                note(f"{name} is back: others may have it again.")
             elif now is not None and now["failed"]:
-                _note(f"{name} is off until it is well: nobody can have it.")
+                note(f"{name} is off until it is well: nobody can have it.")
     gravest = NetworkError.exit_code if unfit(told) else 0
     if json:
         print_json(told)
@@ -233,12 +144,12 @@ def bench(
 
     with (
         err_console().status(f"measuring on {name}"),
-        reached(name, inventory, _note, what="sdk hil bench", wait_s=wait) as rig,
+        reached(name, inventory, note, what="sdk hil bench", wait_s=wait) as rig,
     ):
-        found = bench_on(rig, variant, seconds, timed_folder(), _note)
+        found = bench_on(rig, variant, seconds, timed_folder(), note)
         emulated = is_emulated(rig)
     if emulated:
-        _note(f"{name} is emulated: these figures are the emulator's, and prove no speed")
+        note(f"{name} is emulated: these figures are the emulator's, and prove no speed")
     if json:
         print_json(found)
         return
@@ -260,9 +171,9 @@ def verify(
 
     with (
         err_console().status(f"checking on {name}"),
-        reached(name, inventory, _note, what="sdk hil verify", wait_s=wait) as rig,
+        reached(name, inventory, note, what="sdk hil verify", wait_s=wait) as rig,
     ):
-        found = verify_on(rig, variant, timed_folder(), _note)
+        found = verify_on(rig, variant, timed_folder(), note)
     if json:
         print_json(found)
         return
@@ -284,7 +195,7 @@ def install(
 
     with (
         err_console().status(f"installing on {name}"),
-        reached(name, inventory, _note, what="sdk hil install", repairs=True) as rig,
+        reached(name, inventory, note, what="sdk hil install", repairs=True) as rig,
     ):
         found = bench.install(rig, wheels, packages)
     say("\n".join(found))
@@ -323,10 +234,10 @@ def run(
     for path in files.values():
         if not path.is_file():
             raise UsageError(f"{path} is no file.", remedy="--send takes files, not folders.")
-    with reached(name, inventory, _note, what=f"sdk hil run {program[0]}", wait_s=wait) as rig:
+    with reached(name, inventory, note, what=f"sdk hil run {program[0]}", wait_s=wait) as rig:
         status = bench.command(
             rig, program, files=files, time_limit_s=limit, alone=alone, on_output=_show,
-            on_wait=_note,
+            on_wait=note,
         )  # fmt: skip
     raise typer.Exit(status)
 
@@ -397,27 +308,3 @@ def _state(entry: RigEntry, inventory: Path | None, *, reach: bool) -> dict[str,
     if aside is not None:
         return {"state": told_aside(aside), "holder": holder}
     return {"state": f"{holder} has it" if holder else "free", "holder": holder}
-
-
-def _say_profiles(name: str, own: str | None, fits: list[dict[str, Any]]) -> None:
-    exact = [one["profile"] for one in fits if not one["differs"]]
-    if own is not None and own not in exact:
-        say(f"The inventory says that {name} is {own}; what it shows does not fit that.")
-    if exact:
-        say(f"It is: {', '.join(exact)}")
-        return
-    say("No profile fits it. The closest are:")
-    for one in fits[:3]:
-        say(f"  {one['profile']}: {'; '.join(one['differs'])}")
-
-
-def _facts(part: Any) -> list[tuple[str, str]]:
-    return [
-        (name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
-        for name, value in part.items()
-        if value not in (None, [], {}, False) and name != "runtimes"
-    ]
-
-
-def _note(line: str) -> None:
-    err_console().print(line, style="dim", markup=False)

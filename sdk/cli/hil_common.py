@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sdk.cli.output import err_console
+
 if TYPE_CHECKING:
     from hil.inventory import RigEntry
 
@@ -25,3 +27,8 @@ def address(entry: RigEntry) -> str:
         return f"{entry.driver}: {where}".rstrip(": ")
     user = f"{entry.user}@" if entry.user else ""
     return f"{user}{entry.host}" + (f":{entry.port}" if entry.port != 22 else "")
+
+
+def note(line: str) -> None:
+    """A line for the person who waits."""
+    err_console().print(line, style="dim", markup=False)

@@ -15,8 +15,8 @@ from hil import bench
 from hil.bench import LOG_BYTES, RunFailedError
 from hil.inventory import RigEntry, parse_inventory
 from hil.link import READ
+from hil.outcome import LinkLostError
 from hil.reach import Place
-from hil.rig import LinkLostError
 from tests.hil.conftest import Started, file_of
 
 HELLO = (

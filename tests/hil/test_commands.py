@@ -16,7 +16,8 @@ from agent.errors import UsageError
 from agent.processes import lives
 from hil import bench
 from hil.bench import RunFailedError
-from hil.rig import LinkLostError, Rig
+from hil.outcome import LinkLostError
+from hil.rig import Rig
 from hil.session import RigSession
 from tests.hil.conftest import Started
 from tests.hil.variants import tiny_onnx

@@ -15,8 +15,9 @@ from agent.errors import SlipwayError, StorageError, UsageError, VerificationErr
 from agent.processes import lives
 from hil import bench
 from hil.inventory import RigEntry, parse_inventory
+from hil.outcome import LinkLostError
 from hil.reach import Place
-from hil.rig import LinkLostError, Rig
+from hil.rig import Rig
 from tests.hil.conftest import file_of
 
 ROOT = Path(__file__).parents[2]

@@ -16,9 +16,10 @@ import hil.rig
 from agent.errors import NetworkError, SlipwayError, StorageError
 from hil import bench
 from hil.bench import RunFailedError
+from hil.outcome import LinkLostError
 from hil.reach import Place
 from hil.recovery import Patience, recovering
-from hil.rig import LinkLostError, Rig
+from hil.rig import Rig
 from tests.hil.conftest import file_of
 from tests.hil.machines import Machine, SlowLine
 

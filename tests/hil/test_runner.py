@@ -22,8 +22,9 @@ from agent.rig.store import Store
 from hil.bench import look, push_files
 from hil.bundle import bundle, modules
 from hil.link import READ
+from hil.outcome import LinkLostError
 from hil.recovery import examine
-from hil.rig import LinkLostError, Rig
+from hil.rig import Rig
 from tests.hil.conftest import Started, file_of
 
 

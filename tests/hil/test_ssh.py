@@ -24,7 +24,8 @@ from agent.tensors import write_tensors
 from agent.variant import read_record
 from hil import bench
 from hil.link import host_key, key_name, trust
-from hil.rig import LinkLostError, Rig
+from hil.outcome import LinkLostError
+from hil.rig import Rig
 from sdk.cli.app import run
 from tests.hil.conftest import Loopback, file_of
 
