@@ -14,7 +14,10 @@ from typing import Any
 
 import pytest
 
+from agent.folders import data_folder
+from agent.manifest import parse
 from agent.updates.assignment import ASSIGNMENT_TYPE
+from sdk.catalog import Catalog
 from sdk.cli.app import run
 from tests.release.reading import Reader
 from tests.updates.fleet import MODEL, PASSPHRASE, write_build
@@ -63,6 +66,9 @@ def test_a_release_from_the_first_key_to_its_revocation(made: Run, tmp_path: Pat
     )  # fmt: skip
     told = json.loads(said)
     assert (told["release_counter"], told["device_id"]) == (2, "0" * 32)
+    kept = Catalog(data_folder()).release(told["manifest_sha256"])
+    assert kept is not None, "a fleet's reports name it by its hash"
+    assert parse(kept).release == "1.1.0"
     assert told["package"] == "out/net.slipway"
     assert Path("out/net.slipway").is_file()
     assert "line-4" in made("assign", MODEL, "1.0.0", "--group", "line-4")
