@@ -59,7 +59,7 @@ def examine(rig: Rig, who: str, differs: Callable[[bench.Probe], list[str] | Non
         told = [Check(what="look", found=error.what, is_well=False, is_grave=True,
                       remedy="Start it anew: sdk hil power NAME cycle")]  # fmt: skip
     else:
-        hello = rig.look_again()
+        hello = {**rig.look_again(), "holder": None}  # it is this client's, to look at it
         told = list(checks(hello, found, now_s=time.time(), differs=differs(found)))
     reason = unfit(told)
     if not reason:
