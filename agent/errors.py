@@ -97,9 +97,10 @@ _BY_NAME: dict[str, type[SlipwayError]] = {
 
 
 def to_record(error: SlipwayError) -> dict[str, str]:
-    """The error as strings, so that it can cross a process border."""
+    """The error as strings, so that it can cross a process border; it keeps its exit code."""
+    kinds = (kind.__name__ for kind in type(error).__mro__)
     return {
-        "kind": type(error).__name__,
+        "kind": next(kind for kind in kinds if kind in _BY_NAME),
         "what": error.what,
         "cause": error.cause,
         "remedy": error.remedy,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from agent.errors import NetworkError
+from agent.errors import NetworkError, VerificationError
 
 Outcome = Literal[
     "ok",
@@ -35,3 +35,9 @@ class LinkLostError(NetworkError):
     """The line to a rig ended, or the rig does not answer."""
 
     outcome: Outcome = "link_lost"
+
+
+class WrongAnswerError(VerificationError):
+    """A variant answers, and not what it should."""
+
+    outcome: Outcome = "wrong_answer"

@@ -9,6 +9,7 @@ from agent.errors import VerificationError
 from agent.manifest import Floor, parse
 from agent.sessions import load
 from agent.variant import read_record
+from hil.outcome import WrongAnswerError
 from sdk.prove import Agreement, as_called, check_agreement
 from sdk.recorded import RecordedSession
 from sdk.samples import StoredSamples
@@ -36,7 +37,8 @@ def check_golden(
         session: what was answered on a rig; without, the variant is loaded here.
 
     Raises:
-        VerificationError: an output agrees less than its floor, or the manifest does not list it.
+        WrongAnswerError: an output agrees less than its floor.
+        VerificationError: the manifest does not list it.
     """
     record = read_record(variant)
     floors = _floors(golden.parent / "manifest.json", record.id)
@@ -46,7 +48,7 @@ def check_golden(
     for floor in floors:
         found = next((a.value for a in agreements if a.output == floor.output), 0.0)
         if found * 1_000_000 < floor.min_ppm:
-            raise VerificationError(
+            raise WrongAnswerError(
                 f"Output {floor.output} of {record.id} agrees with the original by "
                 f"{floor.metric} {found:.6f}, its floor is {floor.min_ppm / 1e6:.6f}.",
                 cause="This machine's runtime or instruction set computes differently, or the "

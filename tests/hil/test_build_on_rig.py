@@ -7,13 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import UsageError
+from agent.errors import UsageError, to_record
 from agent.folders import cache_folder
+from agent.tensors import read_tensors, write_tensors
+from hil.outcome import WrongAnswerError
 from sdk import api
 from sdk.assign import find_profile
 from sdk.learning.gather import gather
 from sdk.learning.records import FILE_NAME, parse_reports
 from sdk.learning.scales import learn
+from sdk.on_rig import verify_on
+from sdk.rigs import reached
 from sdk.summary import Summary
 from tests.hil.conftest import Loopback
 from tests.test_build import onnx_project
@@ -63,6 +67,18 @@ def test_what_is_compiled_here_is_proven_there_and_kept(known: Loopback, tmp_pat
     again: list[str] = []
     _built(project, known, tmp_path / "out", again)
     assert not [line for line in again if "running" in line], "what was answered is kept"
+    golden = next((tmp_path / "out").glob("**/golden.safetensors"))
+    tensors = read_tensors(golden)
+    golden.unlink()
+    write_tensors(golden, ((name, -1 - array) for name, array in tensors.items()))
+    (chosen,) = (tmp_path / "out").glob("**/chosen")
+    with (
+        reached("loopback", known.inventory_file, print, what="a test") as rig,
+        pytest.raises(WrongAnswerError) as caught,
+    ):
+        verify_on(rig, chosen, tmp_path / "timed", told.append)
+    assert caught.value.outcome == "wrong_answer"
+    assert to_record(caught.value)["kind"] == "VerificationError", "its exit code crosses borders"
 
 
 @pytest.mark.long
