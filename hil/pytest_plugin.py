@@ -54,13 +54,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test on a rig is one for each that is named."""
-    if "rig" in metafunc.fixturenames:
+    """A test on a rig is one for each that is named; whoever has a `rig` of their own keeps it."""
+    if "_named_rig" in metafunc.fixturenames:
         places: dict[str, Place] = metafunc.config.stash[_PLACES]
         names = list(places)
         metafunc.parametrize(
-            "rig", names or [None], indirect=True, scope="session", ids=names or ["no-rig"]
-        )
+            "_named_rig", names or [None], indirect=True, scope="session",
+            ids=names or ["no-rig"],
+        )  # fmt: skip
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -101,13 +102,20 @@ def pytest_runtest_makereport(
 
 
 @pytest.fixture(scope="session")
-def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
+def _named_rig(request: pytest.FixtureRequest) -> str | None:
+    """One of those that are named; None where none is."""
+    found: str | None = request.param
+    return found
+
+
+@pytest.fixture(scope="session")
+def rig(request: pytest.FixtureRequest, _named_rig: str | None) -> Iterator[Rig]:
     """A rig (`hil.rig.Rig`), leased until the last test that uses it; `hil.bench` works on it."""
-    if request.param is None:
+    if _named_rig is None:
         pytest.skip(_NO_RIG)
     from hil.reach import who
 
-    place = request.config.stash[_PLACES][request.param]
+    place = request.config.stash[_PLACES][_named_rig]
     told = request.config.get_terminal_writer()
     with place.leased(
         who("pytest"), lambda line: told.line(f"\n{line}"),

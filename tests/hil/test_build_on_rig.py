@@ -44,7 +44,7 @@ def _built(project: Path, rig: Loopback, out: Path, told: list[str] | None = Non
     )  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_is_compiled_here_is_proven_there_and_kept(known: Loopback, tmp_path: Path) -> None:
     project, told = onnx_project(tmp_path / "project"), list[str]()
     (found,) = _built(project, known, tmp_path / "out", told).results

@@ -62,6 +62,24 @@ def test_without_a_rig_its_tests_are_skipped_with_what_to_do(pytester: pytest.Py
     found.stdout.fnmatch_lines(["*no rig is named: pytest --rig NAME*"])
 
 
+def test_a_fixture_of_that_name_of_the_users_own_is_theirs(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.fixture
+        def rig(tmp_path):
+            return "a drilling rig"
+
+        def test_theirs(rig):
+            assert rig == "a drilling rig"
+        """
+    )
+    found = _run(pytester)
+    found.assert_outcomes(passed=1)
+    found.stdout.fnmatch_lines(["*::test_theirs PASSED*"])
+
+
 def test_a_rig_is_leased_for_its_tests_and_free_afterwards(
     pytester: pytest.Pytester, reachable: Loopback
 ) -> None:
