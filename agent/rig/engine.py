@@ -16,7 +16,7 @@ from agent.calls import of_runtime
 from agent.files import write_atomic
 from agent.identity import fingerprint
 from agent.sessions import prepared_folder, session_module
-from agent.variant import read_record
+from agent.variant import VariantRecord, read_record
 
 TIMED = "timing.cache"
 """What the builder has timed, in the folder of the run."""
@@ -27,7 +27,7 @@ def standing(*, variant: str) -> dict[str, Any]:
 
     `timing` names what the builder has timed on machines of this kind.
     """
-    place = _place(Path(variant))
+    place = _place(read_record(Path(variant)))
     return {"is_built": place.is_built, "timing": place.timing_cache.stem}
 
 
@@ -44,7 +44,8 @@ def prepare(
     """
     folder = Path(variant)
     record = read_record(folder)
-    place, module = _place(folder), _module(record.runtime.format)
+    place = _place(record)
+    module: Any = session_module(record.runtime.format)  # one that has `prepare`
     if timing is not None and not place.timing_cache.exists():
         place.timing_cache.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(place.timing_cache, Path(timing).read_bytes())
@@ -66,12 +67,8 @@ def prepare(
     }
 
 
-def _place(folder: Path) -> Any:
-    record = read_record(folder)
-    return _module(record.runtime.format).place_of(
+def _place(record: VariantRecord) -> Any:
+    module: Any = session_module(record.runtime.format)
+    return module.place_of(
         of_runtime(record.options), record.signature, fingerprint(), prepared_folder(record)
     )
-
-
-def _module(format: str) -> Any:
-    return session_module(format)

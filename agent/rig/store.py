@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -82,25 +82,20 @@ class Store:
             StorageError: it cannot be written.
             EOFError: the line ended.
         """
-        left = length
+        coming = _chunks(stream, length, heard)
         digest = hashlib.sha256()
         try:
             part = self._part(sha256, offset)
             with storage_errors(part), part.open("r+b") as out:
                 while chunk := out.read(CHUNK_BYTES):
                     digest.update(chunk)
-                while left:
-                    chunk = stream.read(min(left, CHUNK_BYTES))
-                    if not chunk:
-                        raise EOFError
-                    left -= len(chunk)
-                    heard()
+                for chunk in coming:
                     digest.update(chunk)
                     out.write(chunk)
                 out.flush()
                 os.fsync(out.fileno())
         except StorageError:
-            skip(stream, left, heard)
+            _drain(coming)
             raise
         if digest.hexdigest() != sha256:
             part.unlink()
@@ -227,29 +222,39 @@ def receive(path: Path, length: int, stream: BinaryIO, heard: Callable[[], None]
         StorageError: it cannot be written; all of it was read past.
         EOFError: the line ended.
     """
-    left = length
+    coming = _chunks(stream, length, heard)
     try:
         with storage_errors(path), path.open("wb") as out:
-            while left:
-                chunk = stream.read(min(left, CHUNK_BYTES))
-                if not chunk:
-                    raise EOFError
-                left -= len(chunk)
-                heard()
-                out.write(chunk)
+            out.writelines(coming)
     except StorageError:
-        skip(stream, left, heard)
+        _drain(coming)
         raise
 
 
-def skip(stream: BinaryIO, left: int, heard: Callable[[], None]) -> None:
-    """Read past what cannot be stored, so that the next request is found."""
+def skip(stream: BinaryIO, length: int, heard: Callable[[], None]) -> None:
+    """Read past what is not to be stored, so that the next request is found."""
+    _drain(_chunks(stream, length, heard))
+
+
+def _chunks(stream: BinaryIO, length: int, heard: Callable[[], None]) -> Iterator[bytes]:
+    """So many bytes of a stream; `heard` is called with each piece.
+
+    Raises:
+        EOFError: it ended before.
+    """
+    left = length
     while left:
         chunk = stream.read(min(left, CHUNK_BYTES))
         if not chunk:
             raise EOFError
         left -= len(chunk)
         heard()
+        yield chunk
+
+
+def _drain(coming: Iterator[bytes]) -> None:
+    for _ in coming:
+        pass
 
 
 def _no_name(name: str) -> VerificationError:
