@@ -414,7 +414,7 @@ _FAMILIES: dict[str, tuple[int, Callable[[random.Random], Case]]] = {
     "concat": (8, _concat),
     "upsample": (6, _upsample),
     "embedding": (5, _embedding),
-    "recurrent": (12, _recurrent),
+    "recurrent": (20, _recurrent),
     "net_mobile": (10, _net_mobile),
     "net_residual": (9, _net_residual),
     "net_plain": (4, _net_plain),
