@@ -143,6 +143,7 @@ class Arena:
     def load(self, contestant: Contestant) -> None:
         """Start, load and warm one contestant, and pause it."""
         name = contestant.name
+        self._tell({"event": "turn", "name": name})
         before = conditions_now()
         try:
             child = self._start(contestant)
@@ -169,7 +170,7 @@ class Arena:
     def _start(self, contestant: Contestant) -> Child:
         child = Child(
             own_command("agent.contestant", python=contestant.python),
-            log=self._log_folder / (re.sub(r"[^\w.+-]", "_", contestant.name) + ".log"),
+            log=self._log_folder / log_name(contestant.name),
             folder=self._log_folder,
             memory_limit_bytes=self._memory_limit_bytes,
         )
@@ -201,6 +202,7 @@ class Arena:
         for name, entrant in list(self._running.items()):
             # A single run longer than a window settles nothing: it would only double the time.
             settle_s = self._budget.settle_s if entrant.run_ms < self._budget.window_s * 1e3 else 0
+            self._tell({"event": "turn", "name": name})
             entrant.child.resume()
             try:
                 answer = self._ask(
@@ -309,6 +311,11 @@ class Arena:
             entrant.child.end()
         self._failures[name] = Failure(name=name, kind=kind, message=message, error=error)
         self._tell({"event": "failed", "name": name, "kind": kind, "message": message})
+
+
+def log_name(contestant: str) -> str:
+    """The file, of the folder for logs, that a contestant prints into."""
+    return re.sub(r"[^\w.+-]", "_", contestant) + ".log"
 
 
 def _called(loaded: Mapping[str, Any]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from agent.arena import log_name
 from agent.bench import Budget, Failure, Measurement, Race
 from agent.codec import canonical, decode, encode
 from agent.errors import SlipwayError, ToolchainError, from_record
@@ -153,13 +154,15 @@ def contest(
     race: Race | None = None,
     turn_limit_s: float = _TURN_S,
     memory_limit_mib: int | None = None,
+    log_folder: Path | None = None,
     alone: contextlib.AbstractContextManager[None] | None = None,
     on_event: OnEvent | None = None,
     on_progress: OnProgress | None = None,
 ) -> dict[str, Measurement | Failure]:
     """Measure variants against each other on the rig; as `agent.bench.contest` does it here.
 
-    `alone` is entered once all is pushed, and left when it is measured.
+    `alone` is entered once all is pushed, and left when it is measured. `log_folder` gets the log
+    of each that failed there, the end of it.
 
     Raises:
         RunFailedError: the harness itself ended there.
@@ -177,12 +180,16 @@ def contest(
             race=None if race is None else encode(race), turn_limit_s=turn_limit_s,
         )  # fmt: skip
     notes = tuple(found["notes"])
-    return {
+    results = {
         name: decode(Failure, one["found"])
         if one["failed"]
         else _noted(decode(Measurement, one["found"]), notes)
         for name, one in found["found"]["found"].items()
     }
+    if log_folder is not None:
+        for name in (name for name, one in results.items() if isinstance(one, Failure)):
+            (log_folder / log_name(name)).write_bytes(_log(rig, found["run"], log_name(name)))
+    return results
 
 
 def operators(rig: Rig, folder: Path, inputs: Path, *, time_limit_s: float) -> list[Any] | None:
@@ -286,16 +293,21 @@ def checked(rig: Rig, found: dict[str, Any]) -> dict[str, Any]:
     own: SlipwayError | None = from_record(found["error"]) if found.get("error") else None
     if found["outcome"] == "error" and own is not None and own.remedy:
         raise own
-    log = b""
-    with contextlib.suppress(SlipwayError):
-        log = rig.fetch(found["run"], "log.txt", LOG_BYTES)
     raise RunFailedError(
         f"The run on {rig.name} ended ({found['outcome']}): {found['message']}",
         found["outcome"],
-        log=log.decode(errors="replace"),
+        log=_log(rig, found["run"], "log.txt").decode(errors="replace"),
         cause="The runtime failed on that machine." if own is None else own.cause,
         remedy=f"sdk hil doctor {rig.name}",
     )
+
+
+def _log(rig: Rig, run: str, name: str) -> bytes:
+    """The end of a log that a run left; nothing where it cannot be had any more."""
+    try:
+        return rig.fetch(run, name, LOG_BYTES)
+    except SlipwayError:
+        return b""
 
 
 def _noted(found: Measurement, notes: tuple[str, ...]) -> Measurement:

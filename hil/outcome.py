@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from agent.errors import NetworkError, VerificationError
+from agent.processes import Kind
 
 Outcome = Literal[
     "ok",
@@ -29,6 +30,14 @@ MEANING: dict[Outcome, str] = {
     "rig_reset": "the rig was started anew in the middle of it",
 }
 """Every outcome, for a person. The documentation's table comes from here."""
+FAILED_AS: dict[Outcome, Kind] = {
+    "timeout": "hung",
+    "hang": "hung",
+    "rig_reset": "crashed",
+    "crashed": "crashed",
+    "out_of_memory": "out_of_memory",
+}
+"""What a variant can bring about -> what the same is called where it ran on this machine."""
 
 
 class LinkLostError(NetworkError):

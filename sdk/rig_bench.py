@@ -6,12 +6,14 @@ While it measures, nothing else does: neither on that rig, nor on another one of
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from agent import manifest
+from agent.arena import log_name
 from agent.bench import Budget, Failure, Measurement, Race
 from agent.boot import boot_id
 from agent.errors import UsageError
@@ -19,6 +21,7 @@ from agent.files import storage_errors
 from agent.manifest import Fingerprint
 from hil import bench, engines
 from hil.bench import RunFailedError
+from hil.outcome import FAILED_AS
 from hil.reach import Place, Say, who
 from hil.recovery import recovering
 from hil.rig import Rig
@@ -26,6 +29,15 @@ from profiles import Profile
 from sdk.workers import Workers
 
 _CHIP = ("identity.emulated", "identity.soc", "identity.cores", "identity.memory_bytes")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Contest:
+    """What came of a contest on a rig."""
+
+    found: Mapping[str, Measurement | Failure]
+    out: Mapping[str, Failure]
+    """In whose turn the run itself ended. Another try alone could tell whether it was they."""
 
 
 class RigBench:
@@ -106,17 +118,40 @@ class RigBench:
         budget: Budget,
         race: Race | None,
         turn_limit_s: float,
+        log_folder: Path,
         workers: Workers,
-    ) -> dict[str, Measurement | Failure]:
-        """See `hil.bench.contest`; nothing else measures on that machine meanwhile."""
-        with self._recovering() as rig:
-            return bench.contest(
-                rig, contestants, inputs=inputs, budget=budget, race=race,
-                turn_limit_s=turn_limit_s, alone=self._alone(rig, contestants, workers),
-                on_progress=self._progress(),
-                on_event=lambda event: self._say(str(event["message"]))
-                if event.get("event") == "waiting" else None,
-            )  # fmt: skip
+    ) -> Contest:
+        """See `hil.bench.contest`; nothing else measures on that machine meanwhile.
+
+        A contestant in whose turn the run ends, with the rig or without it, is out; the others are
+        measured anew.
+
+        Raises:
+            RunFailedError: the run ended, and it was nobody's turn.
+            NetworkError: the line ended, and the rig is still up.
+        """
+        left, out = dict(contestants), dict[str, Failure]()
+        while left:
+            turns = _Turns(self._say)
+            try:
+                with self._recovering() as rig:
+                    found = bench.contest(
+                        rig, left, inputs=inputs, budget=budget, race=race,
+                        turn_limit_s=turn_limit_s, log_folder=log_folder,
+                        alone=self._alone(rig, left, workers),
+                        on_progress=self._progress(), on_event=turns,
+                    )  # fmt: skip
+            except RunFailedError as error:
+                kind, name = FAILED_AS.get(error.outcome), turns.last
+                if kind is None or name not in left:
+                    raise
+                (log_folder / log_name(name)).write_text(f"{error.what}\n\n{error.log}")
+                out[name] = Failure(name=name, kind=kind, message=error.what)
+                del left[name]
+                self._say(f"{name} is out: the run ended in its turn ({error.outcome})")
+            else:
+                return Contest(found=found, out=out)
+        return Contest(found={}, out=out)
 
     @contextlib.contextmanager
     def _recovering(self) -> Iterator[Rig]:
@@ -166,6 +201,20 @@ class RigBench:
                 self._say(f"pushing to {self.name}: {sent >> 20} of {total >> 20} MiB")
 
         return progress
+
+
+class _Turns:
+    """Hears whose turn it is, and passes on what is worth a line."""
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+        self.last = ""
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        if event.get("event") == "turn":
+            self.last = str(event["name"])
+        elif event.get("event") == "waiting":
+            self._say(str(event["message"]))
 
 
 def differences(profile: Profile, device: Fingerprint) -> list[str]:

@@ -495,6 +495,24 @@ def test_a_build_killed_while_writing_leaves_the_old_output_or_the_new(tmp_path:
     assert killed >= 3
 
 
+@pytest.mark.long
+def test_who_cannot_be_measured_fails_with_its_log_beside_the_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sdk.steps.prove.TURN_LIMIT_S", 0.001)  # nothing loads within that
+    (found,) = api.build(
+        onnx_project(tmp_path / "project"), targets=["intel"], profiles=["host"],
+        out=tmp_path / "out",
+    ).results  # fmt: skip
+    failed = {
+        one.identifier.rpartition("/")[2]
+        for one in found.candidates
+        if (one.reason or "").startswith("hung")
+    }
+    assert failed
+    assert failed <= {log.stem for log in (tmp_path / "out").glob("net/logs/*.log")}
+
+
 def test_a_full_disk_is_said_and_the_old_output_stays(built: Built, tmp_path: Path) -> None:
     """A real file system with no room: a small tmpfs, which takes root to mount."""
     if os.geteuid() != 0:

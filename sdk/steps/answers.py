@@ -10,6 +10,7 @@ from agent.calls import calls_of
 from agent.errors import ToolchainError
 from agent.tensors import Array
 from agent.variant import VariantRecord, read_record
+from hil.outcome import FAILED_AS
 from sdk.cache import Entry, key_of
 from sdk.prove import as_called
 from sdk.recorded import write_questions
@@ -17,17 +18,8 @@ from sdk.samples import StoredSamples
 from sdk.steps.capture import Captured
 from sdk.steps.lower import Lowering
 from sdk.steps.runner import Runner, own_code_digest
-from sdk.workers import FailureKind, StepFailure
+from sdk.workers import StepFailure
 from targets.interface import Recipe
-
-_KINDS: dict[str, FailureKind] = {
-    "timeout": "hung",
-    "hang": "hung",
-    "rig_reset": "crashed",
-    "crashed": "crashed",
-    "out_of_memory": "out_of_memory",
-}
-"""How a run on a rig ended -> as the same is called of a step that ran here."""
 
 
 def on_rig(
@@ -92,7 +84,7 @@ def _answered(
         log.write_text(f"{error.what}\n\n{error.log}")
         runner.logs[recipe.name] = log
         return StepFailure(
-            kind=_KINDS.get(error.outcome, "error"), message=error.what, log=log, error=error
+            kind=FAILED_AS.get(error.outcome, "error"), message=error.what, log=log, error=error
         )
     (folder / "answers.safetensors").write_bytes(found.content)
     runner.say("done", f"{recipe.name} on {runner.rig.name}", time.monotonic() - started)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from agent.arena import log_name
 from agent.bench import Budget, Contestant, Failure, Measurement, Race, contest
 from agent.codec import decode, encode
 from agent.errors import UsageError
@@ -275,10 +276,14 @@ def _contest(
         started = time.monotonic()
         folders = {name: _folder(lowering) for name, lowering in contestants.items()}
         if runner.rig is not None:
-            found = runner.rig.contest(
+            there = runner.rig.contest(
                 folders, inputs=inputs, budget=budget, race=race, turn_limit_s=TURN_LIMIT_S,
-                workers=runner.workers,
+                log_folder=folder, workers=runner.workers,
             )  # fmt: skip
+            found = {**there.found, **there.out}
+            if there.out:  # perhaps it was not they: the next build tries again
+                _keep_logs(runner, found, folder)
+                return found
         else:
             with runner.workers.quiet():
                 found = contest(
@@ -297,12 +302,22 @@ def _contest(
         runner.say("done", "measuring", time.monotonic() - started)
     else:
         runner.say("cached", "measuring: the same variants on the same machine")
-    return {
+    kept = {
         name: decode(Failure, item["found"])
         if item["failed"]
         else decode(Measurement, item["found"])
         for name, item in entry.result.items()
     }
+    _keep_logs(runner, kept, entry.folder)
+    return kept
+
+
+def _keep_logs(runner: Runner, found: Mapping[str, Measurement | Failure], folder: Path) -> None:
+    """What was printed by those that failed goes beside the build's result."""
+    for name, one in found.items():
+        log = folder / log_name(name)
+        if isinstance(one, Failure) and log.is_file():
+            runner.logs[name] = log
 
 
 def _with_measurement(result: Result, found: Measurement | Failure) -> Result:

@@ -50,7 +50,7 @@ class Runner:
         self.device = device
         self.fresh = fresh
         self.logs: dict[str, Path] = {}
-        """Of what failed on the rig: candidate -> what it printed there, the end of it."""
+        """Of what failed where it was to run: candidate -> what it printed there, the end of it."""
         self._on_event = on_event
         self._guard = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}

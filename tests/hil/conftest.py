@@ -80,7 +80,13 @@ def loopback() -> Iterator[Loopback]:
 @pytest.fixture(scope="session")
 def runtime(loopback: Loopback) -> Loopback:
     """The rig has numpy and ONNX Runtime: ours, where its Python can read and load them."""
-    python = own_python(Path(loopback.entry.folder))
+    lend_runtimes(loopback.entry)
+    return loopback
+
+
+def lend_runtimes(entry: RigEntry) -> None:
+    """Let a rig on this machine use the packages of this environment."""
+    python = own_python(Path(entry.folder))
     own = [path for path in sys.path if path.endswith("site-packages")]
     commands = (
         ["/usr/bin/python3", "-m", "venv", "--without-pip", str(python.parents[1])],
@@ -89,12 +95,11 @@ def runtime(loopback: Loopback) -> Loopback:
     )  # fmt: skip
     for command in commands:
         found = subprocess.run(
-            ["runuser", "-u", "slipway-rig", "--", *command], check=False, capture_output=True,
+            ["runuser", "-u", entry.user, "--", *command], check=False, capture_output=True,
             text=True, cwd="/",
         )  # fmt: skip
         if found.returncode:
             pytest.skip(f"Debian's Python cannot use this environment: {found.stderr[-300:]}")
-    return loopback
 
 
 @pytest.fixture

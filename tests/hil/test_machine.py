@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import threading
@@ -9,19 +10,25 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import hil.link
 import hil.rig
+from agent.bench import Budget, Measurement
 from agent.errors import NetworkError, SlipwayError, StorageError
+from agent.tensors import write_tensors
 from hil import bench
 from hil.bench import RunFailedError
 from hil.outcome import LinkLostError
 from hil.reach import Place
 from hil.recovery import Patience, recovering
 from hil.rig import Rig
-from tests.hil.conftest import file_of
+from sdk.rig_bench import RigBench
+from sdk.workers import Workers
+from tests.hil.conftest import file_of, lend_runtimes
 from tests.hil.machines import Machine, SlowLine
+from tests.hil.variants import tiny_onnx
 
 pytestmark = [pytest.mark.device, pytest.mark.long]
 SOON = Patience(reach_s=4.0, return_s=20.0)
@@ -167,6 +174,43 @@ def test_a_machine_that_is_reset_in_a_run_is_told_by_its_boot_id(machine: Machin
     rig = machine.place().open()
     assert rig.lease("me@here", lambda _: None, wait_s=20) == ["1 runs that were cut off"]
     rig.close()
+
+
+def test_in_whose_turn_the_machine_goes_is_out_and_the_others_are_measured(
+    machine: Machine, tmp_path: Path
+) -> None:
+    place = machine.place()
+    lend_runtimes(place.entry)
+    folders = {name: tmp_path / name for name in ("one", "fatal", "other")}
+    for folder in folders.values():
+        tiny_onnx(folder)
+    x = np.ones((1, 8), np.float32)
+    write_tensors(tmp_path / "inputs", [("00000/in/x", x)])
+    (tmp_path / "logs").mkdir()
+    before, said = machine.boot_id, list[str]()
+
+    def reset_in_its_turn() -> None:
+        while not list((machine.folder / "rig" / "runs").glob("*/fatal.log")):
+            time.sleep(0.01)
+        machine.power("off")
+        machine.power("on")
+
+    threading.Thread(target=reset_in_its_turn, daemon=True).start()
+    rig = RigBench(place, said.append, tmp_path / "locks", tmp_path / "timed")
+    with contextlib.closing(rig):
+        there = rig.contest(
+            folders, inputs=tmp_path / "inputs", budget=Budget(seconds_per_contestant=0.1),
+            race=None, turn_limit_s=60, log_folder=tmp_path / "logs",
+            workers=Workers(tmp_path / "locks"),
+        )  # fmt: skip
+    assert machine.boot_id != before
+    assert there.found.keys() == {"one", "other"}
+    assert all(isinstance(one, Measurement) for one in there.found.values())
+    (lost,) = there.out.values()
+    assert (lost.name, lost.kind) == ("fatal", "crashed")
+    assert "started anew" in lost.message
+    assert "started anew" in (tmp_path / "logs" / "fatal.log").read_text()
+    assert "fatal is out: the run ended in its turn (rig_reset)" in said
 
 
 def test_a_machine_that_hangs_is_switched_off_and_on(machine: Machine) -> None:

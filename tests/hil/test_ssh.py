@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent.bench import Budget, Measurement
+from agent.bench import Budget, Failure, Measurement
 from agent.errors import NetworkError, SlipwayError, UsageError, VerificationError
 from agent.identity import fingerprint
 from agent.processes import lives
@@ -28,6 +28,7 @@ from hil.outcome import LinkLostError
 from hil.rig import Rig
 from sdk.cli.app import run
 from tests.hil.conftest import Loopback, file_of
+from tests.hil.variants import tiny_onnx
 
 pytestmark = pytest.mark.device
 
@@ -232,6 +233,25 @@ def test_it_is_measured_there_with_what_it_was_measured_under(
         assert one.latency_ms.p50 > 0
         assert one.versions["onnxruntime"]
         assert one.conditions_before.load_1m is not None
+
+
+@pytest.mark.toolchain
+def test_the_log_of_who_fails_in_a_contest_comes_back(
+    runtime: Loopback, variant: Path, tmp_path: Path
+) -> None:
+    write_tensors(tmp_path / "inputs", [("00000/in/x", np.ones((1, 8), np.float32))])
+    (tmp_path / "logs").mkdir()
+    contestants = {"well": variant, "x/nan": tiny_onnx(tmp_path / "nan", nan=True)}
+    with _leased(runtime) as rig:
+        found = bench.contest(
+            rig, contestants, inputs=tmp_path / "inputs", log_folder=tmp_path / "logs",
+            budget=Budget(seconds_per_contestant=0.1),
+        )  # fmt: skip
+    assert isinstance(found["well"], Measurement)
+    assert isinstance(found["x/nan"], Failure)
+    (log,) = (tmp_path / "logs").iterdir()
+    assert log.name == "x_nan.log"
+    assert "Removing initializer 'unused'" in log.read_text()
 
 
 @pytest.mark.toolchain

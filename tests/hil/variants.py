@@ -11,12 +11,15 @@ from agent.manifest import File, Runtime, Signature, TensorSpec
 from agent.variant import RECORD_NAME, VariantRecord, record_bytes
 
 
-def tiny_onnx(folder: Path) -> Path:
-    """Its folder."""
+def tiny_onnx(folder: Path, *, nan: bool = False) -> Path:
+    """Its folder, which is made; with `nan` it answers NaN, and its runtime has something to say."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
+    folder.mkdir(parents=True, exist_ok=True)
     weights = np.random.default_rng(7).standard_normal((8, 8)).astype(np.float32)
+    more = [numpy_helper.from_array(weights, "unused")] if nan else []
+    weights *= np.nan if nan else 1
     graph = helper.make_graph(
         [
             helper.make_node("MatMul", ["x", "w"], ["h"]),
@@ -25,7 +28,7 @@ def tiny_onnx(folder: Path) -> Path:
         "tiny",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 8])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 8])],
-        [numpy_helper.from_array(weights, "w")],
+        [numpy_helper.from_array(weights, "w"), *more],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     path = folder / "model.onnx"
