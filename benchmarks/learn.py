@@ -48,8 +48,8 @@ from sdk.fit_judgement import least_count
 from sdk.learning.gather import Gathered, gather
 from sdk.learning.records import Measured, Reports, parse_reports, reports_bytes
 from sdk.learning.scales import learn, scales_of
-from sdk.microbenchmark_nets import example_of, module_of
 from sdk.microbenchmarks import Case, cases
+from sdk.microbenchmarks.modules import example_of, module_of
 from sdk.steps.fit import recipes_of
 from sdk.timing_programs import INPUTS, Built, build_program
 from targets.interface import Recipe

@@ -56,7 +56,7 @@ def build(payload: dict[str, Any], out: Path) -> dict[str, Any]:
     Returns:
         {built: what was built, failed: case -> why it has no program}.
     """
-    from sdk.microbenchmark_nets import example_of, module_of
+    from sdk.microbenchmarks.modules import example_of, module_of
 
     recipes = [decode(Recipe, recipe) for recipe in payload["recipes"]]
     built, failed = [], {}

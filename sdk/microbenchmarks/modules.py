@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sdk.microbenchmarks import Case, Layer
+from sdk.microbenchmarks.case import Case, Layer
 
 
 def example_of(case: Case, seed: int = 0) -> Any:
