@@ -20,6 +20,7 @@ from hil.outcome import LinkLostError
 from hil.rig import Rig
 from hil.session import RigSession
 from tests.hil.conftest import Started
+from tests.hil.stuck import stuck_file
 from tests.hil.variants import tiny_onnx
 
 
@@ -154,20 +155,20 @@ def test_what_a_killed_runner_left_running_is_ended_by_the_next_client(
     assert told == ["1 processes of runs that were cut off", "1 runs that were cut off"]
 
 
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [("exec cat {}", "No answer"), ("cat {} > /dev/null 2>&1 & sleep 0.5", "It answered")],
+    ids=["itself", "what it left behind"],
+)
 def test_one_that_not_even_the_kernel_can_end_is_a_hang(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rig: Rig, tmp_path: Path, script: str, told: str
 ) -> None:
-    from agent.processes import Child
-    from agent.rig.runs import Runs
-    from agent.rig.store import Store
-
-    really_end = Child.end
-    monkeypatch.setattr(Child, "end", lambda child: (really_end(child), True)[1])
-    runs = Runs(tmp_path, Store(tmp_path), lambda _: None)
-    for program, told in ((["true"], "It answered"), (["sleep", "9"], "No answer")):
-        end = runs.carry_out(lambda _: None, 1, "command", 1.0, program=program)
-        assert end["outcome"] == "hang"
-        assert told in end["message"]
+    with stuck_file(tmp_path / "device") as stuck:
+        end = rig.run("command", program=["sh", "-c", script.format(stuck)], time_limit_s=2.0)
+    assert end["outcome"] == "hang"
+    assert told in end["message"]
+    assert bench.command(rig, ["true"], time_limit_s=20, on_output=lambda _: None) == 0
 
 
 # Sessions

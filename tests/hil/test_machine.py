@@ -28,6 +28,7 @@ from sdk.rig_bench import RigBench
 from sdk.workers import Workers
 from tests.hil.conftest import file_of, lend_runtimes
 from tests.hil.machines import Machine, SlowLine
+from tests.hil.stuck import stuck_file
 from tests.hil.variants import tiny_onnx
 
 pytestmark = [pytest.mark.device, pytest.mark.long]
@@ -238,20 +239,23 @@ def test_a_process_that_cannot_be_ended_puts_the_rig_aside_until_a_new_start(
     machine: Machine,
 ) -> None:
     place = machine.place(power=None)
-    rig = _leased(place)
-    error = RunFailedError("It hangs in its driver.", "hang")
-    with (
-        pytest.raises(RunFailedError, match="put aside"),
-        recovering(place, rig, "me@here a test", lambda _: None, SOON),
-    ):
-        raise error  # what the runner says of a process that the kernel does not let go
-    rig.close()
-    said: list[str] = []
-    with pytest.raises(StorageError, match="It hangs in its driver"), place.leased(
-        "you@there a build", said.append, wait_s=5
-    ):  # fmt: skip
-        pytest.fail("it was let in")
-    assert "looked at again" in said[0]
+    machine.power("off")
+    with stuck_file(machine.folder / "device") as stuck:
+        machine.power("on")  # its view of the files begins with what is mounted now
+        rig = _leased(place)
+        with (
+            pytest.raises(RunFailedError, match="put aside") as caught,
+            recovering(place, rig, "me@here a test", lambda _: None, SOON),
+        ):
+            bench.command(rig, ["cat", str(stuck)], time_limit_s=1, on_output=lambda _: None)
+        assert caught.value.outcome == "hang"
+        rig.close()
+        said: list[str] = []
+        with pytest.raises(StorageError, match="cannot be ended"), place.leased(
+            "you@there a build", said.append, wait_s=5
+        ):  # fmt: skip
+            pytest.fail("it was let in")
+        assert "looked at again" in said[0]
     machine.power("off")
     machine.power("on")
     with place.leased("you@there a build", said.append, wait_s=5) as again:
