@@ -57,7 +57,8 @@ class OpCost:
     depth: int = 0
     """Of one group: what one result is summed over, a filter's taps among it."""
     groups: int = 1
-    """How many such products: a convolution's groups, a batch of products, attention's heads."""
+    """How many such products: a convolution's groups, a batch of products, attention's heads; of a
+    recurrent layer the cells that run one after another, one for each layer and direction."""
     taps: int = 1
     """Of a convolution: the places of the input that one filter covers, 9 for 3x3."""
     name: str = ""

@@ -226,6 +226,38 @@ COSTS = {
         ("aten.embedding.default", [(30000, 64), (1, 16)], [(1, 16, 64)], 30000 * 64),
         (1024, 4 * 2048, 4 * 1024, 4 * 1024, False),
     ),
+    "a GRU of torch: two layers, both ways": (
+        (
+            "aten.gru.input",
+            [
+                (1, 10, 8),
+                (4, 1, 16),
+                *[(48, 8), (48, 16), (48,), (48,)] * 2,
+                *[(48, 32), (48, 16), (48,), (48,)] * 2,
+            ],
+            [(1, 10, 32), (4, 1, 16)],
+            0,
+        ),
+        (2 * 10 * 2 * 48 * (8 + 16 + 32 + 16), 4 * (80 + 64 + 7296 + 384), 0, 4 * 384, False),
+    ),
+    "an LSTM of torch without a batch": (
+        (
+            "aten.lstm.input",
+            [(10, 8), (1, 16), (1, 16), (64, 8), (64, 16), (64,), (64,)],
+            [(10, 16), (1, 16), (1, 16)],
+            0,
+        ),
+        (2 * 10 * 64 * (8 + 16), 4 * (80 + 32 + 1664 + 192), 0, 4 * 192, False),
+    ),
+    "an LSTM of ONNX, both ways": (
+        (
+            "LSTM",
+            [(10, 1, 8), (2, 64, 8), (2, 64, 16), (2, 128)],
+            [(10, 2, 1, 16), (2, 1, 16), (2, 1, 16)],
+            0,
+        ),
+        (2 * 10 * 2 * 64 * (8 + 16), 4 * (80 + 3072 + 256 + 384), 0, 4 * 384, False),
+    ),
     "two activations": (
         ("MatMul", [(4, 8), (8, 2)], [(4, 2)], 0),
         (2 * 8 * 8, 4 * (32 + 16 + 8), 0, 4 * 8, False),
@@ -240,6 +272,16 @@ def test_an_operators_cost_is_told_apart(case: Any) -> None:
     found = (cost.flops, cost.bytes, cost.weight_bytes, cost.output_bytes, cost.depthwise)
     assert found == expected
     assert cost.input_bytes >= 0
+
+
+@pytest.mark.parametrize(
+    ("name", "chains"),
+    [("a GRU of torch: two layers, both ways", 4), ("an LSTM of ONNX, both ways", 2)],
+)
+def test_cells_that_run_one_after_another_are_counted(name: str, chains: int) -> None:
+    op, inputs, outputs, _ = COSTS[name][0]
+    cost = operator_cost(op, inputs, outputs, 4)
+    assert (cost.rows, cost.groups) == (10, chains)
 
 
 @pytest.mark.toolchain

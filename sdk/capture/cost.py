@@ -39,6 +39,7 @@ _KINDS: dict[str, Kind] = {
     "gru": "recurrent",
     "rnn": "recurrent",
     "rnn_tanh": "recurrent",
+    "rnn_relu": "recurrent",
 }
 _GATHERS = frozenset(("embedding", "gather", "index_select", "index", "gathernd", "gatherelements"))
 
@@ -69,7 +70,7 @@ def operator_cost(
     if name in _GATHERS:  # as many rows as come out, not the whole table
         read = min(read, written)
         weight_elements = min(weight_elements, read)
-    flops = _FLOPS[kind](name, inputs, outputs) if inputs and outputs else written
+    flops = _FLOPS[kind](op, inputs, outputs) if inputs and outputs else written
     cost = OpCost(
         op=op,
         kind=kind,
@@ -91,7 +92,12 @@ def _product(
     if kind == "conv" and min(len(inputs[0]), len(inputs[1])) >= 3:
         return _conv_product(name, inputs, outputs)
     if kind == "recurrent":
-        return {"rows": math.prod(inputs[0][:-1]), "depth": inputs[0][-1]} if inputs[0] else {}
+        if not inputs[0] or not inputs[1]:
+            return {}
+        # Torch's second input is the state of each layer and direction, ONNX's their weights.
+        return {
+            "rows": math.prod(inputs[0][:-1]), "depth": inputs[0][-1], "groups": inputs[1][0],
+        }  # fmt: skip
     if kind != "matmul" or not inputs[0]:
         return {}
     if name == "scaled_dot_product_attention":
@@ -136,7 +142,8 @@ def _is_depthwise(name: str, inputs: Sequence[Shape]) -> bool:
     return inputs[1][1] == 1 and inputs[0][1] > 1
 
 
-def _matmul(name: str, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
+def _matmul(op: str, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
+    name = plain_name(op)
     if name == "scaled_dot_product_attention":
         query, key = inputs[0], inputs[1]
         # scores and the weighted sum: two products of (length x length x head size)
@@ -145,23 +152,27 @@ def _matmul(name: str, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int
     return 2 * math.prod(outputs[0]) * (left[-1] if left else 1)
 
 
-def _conv(name: str, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
+def _conv(op: str, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
     weight = inputs[1] if len(inputs) > 1 else (1, 1)
     per_element = math.prod(weight) // max(weight[0], 1)
-    elements = inputs[0] if "transpose" in name else outputs[0]
+    elements = inputs[0] if "transpose" in plain_name(op) else outputs[0]
     return 2 * math.prod(elements) * per_element
 
 
-def _recurrent(name: str, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
-    del name, outputs
-    # Every weight matrix is applied once per time step and sequence; the first input is
+def _recurrent(op: str, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
+    del outputs
+    if op.startswith("aten."):  # the states, then matrices and biases of each layer and direction
+        states = 2 if plain_name(op) == "lstm" else 1
+        matrices = [shape for shape in inputs[1 + states :] if len(shape) == 2]
+    else:  # ONNX: two tensors, each with the matrices of all directions
+        matrices = list(inputs[1:3])
+    # Every matrix is applied once per time step and sequence; the first input is
     # (time, batch, features) or (batch, time, features): their product is the same.
-    matrices = sum(math.prod(shape) for shape in inputs[1:] if len(shape) == 2)
-    return 2 * math.prod(inputs[0][:-1]) * matrices
+    return 2 * math.prod(inputs[0][:-1]) * sum(map(math.prod, matrices))
 
 
-def _other(name: str, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
-    del name, inputs
+def _other(op: str, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
+    del op, inputs
     return sum(math.prod(shape) for shape in outputs)
 
 

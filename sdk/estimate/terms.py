@@ -138,7 +138,7 @@ def terms(program: Program, recipe: Recipe) -> Mapping[str, float]:
         if name == "attention":
             found[f"{key}.scores_mb"] += cost.groups * cost.rows * cost.columns * 4 * size
         elif cost.kind == "recurrent":
-            found[f"{key}.steps"] += cost.rows
+            found[f"{key}.cell_steps"] += cost.rows * cost.groups
     for name, amount in _borders(program).items():
         found[f"{name}.{recipe.precision}.mb"] += amount
     return {name: amount for name, amount in found.items() if amount > 0}

@@ -28,3 +28,4 @@ def test_a_class_slower_than_its_profile_gets_another_variant(tmp_path: Path) ->
     assert "9 reports" in said
     assert "from 3 devices" in said
     assert said.count("the rollout is finished") == 2
+    assert said.count("the rollout is reverted") == 1, "a gate took the slow one back"

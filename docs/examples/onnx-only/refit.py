@@ -7,7 +7,8 @@ what they measure is what the real runtimes take here. Their profile `edge-box` 
 construction: it holds a fit that promises a tenth of a microsecond for everything that OpenVINO
 does, as if it were copied from another board. So the first build carries OpenVINO's variants alone.
 What follows is nobody's doing: the devices measure, `sdk fleet fit` learns, the next build chooses
-another runtime, and the rollout replaces what ran.
+another runtime, and the rollout replaces what ran: its gates hold it to what each device measured
+of both. Somebody sends the slow variant out once more; the same gates take it back.
 """
 
 from __future__ import annotations
@@ -37,6 +38,10 @@ from targets.recipes import nncf, openvino  # noqa: E402
 MODEL, PROFILE, GROUP = "digits-mlp", "edge-box", "boxes"
 DEVICES = 3
 PATIENCE_S = 180.0
+GATES = (
+    *("--gate", "latency<=0.9", "--gate", "agreement>=0.999", "--gate-devices", str(DEVICES)),
+    *("--gate-confidence", "75%", "--on-halt", "revert"),  # three devices prove no more
+)
 
 
 def main() -> int:
@@ -75,26 +80,28 @@ def main() -> int:
         before = {variant(state) for state in devices}
 
         say("what the devices measured, held against the profile")
-        learn = ["sdk", "fleet", "fit", "--profile", PROFILE, "--project", str(project)]
-        print(run(*learn, "--unstable").rstrip())
-        old = project / f"profiles/{PROFILE}.toml"
-        changed = run("sdk", "profiles", "diff", f"{old}.old", str(old), "--json")
-        paths = [one["path"] for one in json.loads(changed)["differences"]]
-        if not all(path.startswith("fitted.openvino.cpu.scale.") for path in paths):
-            raise SystemExit(f"more than what was learnt has changed: {paths}")
+        learn(project)
 
         say("the next build")
         second = build(project, folder / "2")
         print(f"   chosen by estimate: {chosen(second)}")
         publish(second, "1.1.0", keys, address)
-        shown = rolled_out("1.1.0", devices)
+        shown = rolled_out("1.1.0", devices, *GATES)
         after = {variant(state) for state in devices}
+
+        say("somebody sends the first build out again")
+        publish(first, "1.2.0", keys, address)
+        refused = rolled_out("1.2.0", devices, *GATES)
+        back = {variant(state) for state in devices}
     (ratio,) = shown["ratios"].values() if shown["ratios"] else ({},)
     print(f"\nbefore: {', '.join(sorted(before))}\nafter:  {', '.join(sorted(after))}")
     print(f"latency of 1.1.0 over 1.0.0, each device against itself: {json.dumps(ratio)}")
     turned = all("/openvino-" in one for one in before) and all(
         "/onnxruntime-" in one for one in after
     )
+    held = (verdicts(shown)["latency@500"], verdicts(refused)["latency@500"])
+    if held != ("passed", "broken") or refused["state"] != "reverted" or back != after:
+        raise SystemExit(f"the gates did not hold: {json.dumps([shown, refused], indent=2)}")
     return 0 if turned and "/onnxruntime-" in chosen(second) else 1
 
 
@@ -125,6 +132,16 @@ def wrong_block(built: Path) -> Fitted:
     )  # fmt: skip
 
 
+def learn(project: Path) -> None:
+    fit = ["sdk", "fleet", "fit", "--profile", PROFILE, "--project", str(project)]
+    print(run(*fit, "--unstable").rstrip())
+    old = project / f"profiles/{PROFILE}.toml"
+    changed = run("sdk", "profiles", "diff", f"{old}.old", str(old), "--json")
+    paths = [one["path"] for one in json.loads(changed)["differences"]]
+    if not all(path.startswith("fitted.openvino.cpu.scale.") for path in paths):
+        raise SystemExit(f"more than what was learnt has changed: {paths}")
+
+
 def build(project: Path, out: Path) -> Path:
     target = ["--target", "intel", "--profile", PROFILE]
     run("sdk", "build", str(project), *target, "--out", str(out))
@@ -142,18 +159,24 @@ def variant(state: Path) -> str:
     return str(status(state)["models"][0]["variant"])
 
 
-def rolled_out(release: str, devices: list[Path]) -> Any:
+def verdicts(shown: Any) -> dict[str, str]:
+    return {one["gate"]: one["verdict"] for one in shown["judged"]}
+
+
+def rolled_out(release: str, devices: list[Path], *gates: str) -> Any:
     """Send a release to all, be the application on each device, until the rollout is over."""
     say(f"{MODEL} {release} for all")
-    found = json.loads(run("sdk", "fleet", "assign", MODEL, release, "--all", "--json"))
+    found = json.loads(run("sdk", "fleet", "assign", MODEL, release, "--all", *gates, "--json"))
     until = time.monotonic() + PATIENCE_S
     while time.monotonic() < until:
         for state in devices:
             if any(one["state"] == "TRIAL" for one in status(state)["models"]):
                 run("sdk-agent", "mark-good", MODEL, "--state", str(state))
         shown = json.loads(run("sdk", "fleet", "rollouts", "show", found["rollout"], "--json"))
-        if shown["state"] in ("finished", "halted"):
+        if shown["state"] in ("finished", "halted", "reverted"):
             print(f"   the rollout is {shown['state']} {shown['reason']}".rstrip(), flush=True)
+            for one in shown["judged"]:
+                print(f"   {one['gate']}: {one['value']:.3f} of {one['limit']:g}, {one['verdict']}")
             return shown
         time.sleep(0.5)
     raise SystemExit(f"{release}: nothing came of it within {PATIENCE_S:g} s")
