@@ -6,7 +6,6 @@ import contextlib
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from agent.errors import SlipwayError
@@ -58,12 +57,7 @@ class RigSession:
     def __enter__(self) -> RigSession:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def run(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
 
 from agent.errors import CaptureError, VerificationError
 from agent.tensors import Array, TensorWriter, by_sample, read_tensors
@@ -38,12 +37,7 @@ class RecordedSession:
     def __enter__(self) -> RecordedSession:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         return None
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:

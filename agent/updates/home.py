@@ -14,7 +14,6 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
 
 from agent.boot import boot_id, uptime_s
 from agent.codec import canonical
@@ -180,12 +179,7 @@ class Home:
     def __enter__(self) -> Home:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

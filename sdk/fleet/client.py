@@ -10,7 +10,6 @@ import json
 import re
 import urllib.parse
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Any
 
 from agent.errors import NetworkError, SlipwayError, UsageError, VerificationError
@@ -58,12 +57,7 @@ class FleetClient:
         """Close it when done."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close its connections."""
         self._pool.clear()
 
