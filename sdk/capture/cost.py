@@ -163,7 +163,7 @@ def _recurrent(op: str, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> in
     del outputs
     if op.startswith("aten."):  # the states, then matrices and biases of each layer and direction
         states = 2 if plain_name(op) == "lstm" else 1
-        matrices = [shape for shape in inputs[1 + states :] if len(shape) == 2]
+        matrices: list[Shape] = [shape for shape in inputs[1 + states :] if len(shape) == 2]
     else:  # ONNX: two tensors, each with the matrices of all directions
         matrices = list(inputs[1:3])
     # Every matrix is applied once per time step and sequence; the first input is
