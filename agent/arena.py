@@ -202,8 +202,7 @@ class Arena:
         for name, entrant in list(self._running.items()):
             # A single run longer than a window settles nothing: it would only double the time.
             settle_s = self._budget.settle_s if entrant.run_ms < self._budget.window_s * 1e3 else 0
-            self._tell({"event": "turn", "name": name})
-            entrant.child.resume()
+            self._resume(name, entrant)
             try:
                 answer = self._ask(
                     entrant.child,
@@ -232,13 +231,18 @@ class Arena:
         """Everyone's result, in the order of the names."""
         measured = dict(self._sent_home)
         for name, entrant in list(self._running.items()):
-            entrant.child.resume()
+            self._resume(name, entrant)
             try:
                 measured[name] = self._measurement(name, entrant)
             except ChildError as error:
                 self._fail(name, error.kind, str(error), error.error)
             entrant.child.end()
         return {name: measured.get(name) or self._failures[name] for name in names}
+
+    def _resume(self, name: str, entrant: _Entrant) -> None:
+        """It is told first: whoever listens knows in whose turn a machine went."""
+        self._tell({"event": "turn", "name": name})
+        entrant.child.resume()
 
     def _send_home(self, race: Race) -> None:
         """End whoever is surely slower than the leader; what was measured of them is kept."""
@@ -254,7 +258,7 @@ class Arena:
             if behind.low <= 1 + race.margin:
                 continue
             told = f"left after {behind.rounds} turns: at least {behind.low:.2f} x {leader}"
-            entrant.child.resume()
+            self._resume(name, entrant)
             try:
                 self._sent_home[name] = self._measurement(name, entrant, told)
             except ChildError as error:

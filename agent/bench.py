@@ -51,7 +51,7 @@ def contest(
         time_limit_s: the longest that one load, or one window, may take.
         memory_limit_mib: the most that one contestant's process tree may use.
         on_event: is told {event: turn | started | loaded | window | left | failed, name, ...} as it
-            happens; `turn` before a contestant is loaded, and before each of its windows.
+            happens; `turn` before a contestant is loaded or goes on.
         race: who may be sent home early; without, all stay to the end.
 
     Raises:

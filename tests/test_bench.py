@@ -229,6 +229,16 @@ def test_contestants_take_turns_and_a_larger_one_is_measured_slower(measure):
     assert ratio.rounds == len(turns) // 2
 
 
+def test_whose_turn_it_is_is_told_before_it_begins(measure):
+    told = []
+    measure("small", "same", on_event=lambda event: told.append((event["event"], event["name"])))
+    turn = ""
+    for event, name in told:
+        turn = name if event == "turn" else turn
+        assert name == turn
+    assert told[-1] == ("turn", "same"), "the last questions are asked in turns as well"
+
+
 def test_who_is_surely_slower_than_the_leader_goes_home_early(measure):
     found = measure("large", "small", "same", race=Race(pace=("small", "same")))
     assert len(found["large"].windows_ms) == 6

@@ -327,6 +327,7 @@ def test_limits_that_nothing_can_meet_say_so_with_code_3(built: Built, tmp_path:
     assert manifest.variants == ()
 
 
+@pytest.mark.long
 def test_what_cannot_fit_is_not_built_and_no_prune_tells_what_that_saved(
     built: Built, tmp_path: Path
 ) -> None:

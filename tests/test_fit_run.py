@@ -179,6 +179,7 @@ def test_a_program_to_be_timed_keeps_the_batch_it_was_asked_for(
     assert (conv.rows, conv.columns, conv.depth, conv.taps) == (36, 4, 27, 9)  # at a batch of 1
 
 
+@pytest.mark.long
 def test_a_fit_that_is_no_better_is_not_kept(host: Profile) -> None:
     """Measured for real; beside it one that is hopeless, and one that knows these very times."""
     chosen = _handful()

@@ -157,14 +157,8 @@ def test_the_error_of_a_group_is_that_of_the_recipe_which_keeps_it(
 
 
 @vendors
-@pytest.mark.parametrize(
-    "method",
-    [
-        "pt2e",
-        pytest.param("nncf-pt2e", marks=pytest.mark.long),
-        pytest.param("dynamic", marks=pytest.mark.long),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("method", ["pt2e", "nncf-pt2e", "dynamic"])
 def test_what_is_ignored_keeps_its_weights(
     method: str, program_of: Callable[[str], Program], tmp_path: Path
 ) -> None:
