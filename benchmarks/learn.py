@@ -250,7 +250,7 @@ def loopback(folder: Path) -> Iterator[Rig]:
 
 
 def outcomes(folder: Path) -> list[Outcome]:
-    """Build and measure what is not there yet, refit each wrong profile, and print the spread."""
+    """Build and measure what is not there yet, refit each wrong profile; tell what luck did."""
     profile = find_profile("intel", "host", Path(), cache_folder())
     found = []
     with tempfile.TemporaryDirectory() as place, loopback(Path(place) / "rig") as rig:
@@ -263,43 +263,22 @@ def outcomes(folder: Path) -> list[Outcome]:
     print(f"the networks' times are {own:.2f} of the profile's, at the median")
     right = made_wrong(profile, own)
     for wrong in (*WRONG, 1.0):
-        one = spread(wrong, right, found)
-        print(
-            f"x {wrong:g}, {one.splits} choices of who reports: {one.errors[0]:.0%} before, "
-            f"{one.errors[1]:.0%} after ({one.worst:.0%} at worst), halved in {one.halved}, "
-            f"{one.coverage:.0%} inside",
-            flush=True,
-        )
+        print(divided(wrong, right, found), flush=True)
     return [outcome(wrong, right, found) for wrong in (*WRONG, 1.0)]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Spread:
-    """The same measurements with other networks reported, many times."""
-
-    errors: tuple[float, float]
-    """Before and after, at the mean."""
-    worst: float
-    """After."""
-    halved: int
-    splits: int
-    coverage: float
-    """At the mean."""
-
-
-def spread(wrong: float, profile: Profile, found: Sequence[Reports]) -> Spread:
-    """What becomes of a wrong profile, whichever networks are reported."""
+def divided(wrong: float, profile: Profile, found: Sequence[Reports]) -> str:
+    """What becomes of a wrong profile, whichever networks are reported: one line."""
     draw, order, ends = random.Random(_SEED), list(found), []
     for _ in range(_SPLITS):
         draw.shuffle(order)
         ends.append(outcome(wrong, profile, order))
     before, after = zip(*(one.errors for one in ends), strict=True)
-    return Spread(
-        errors=(statistics.mean(before), statistics.mean(after)),
-        worst=max(after),
-        halved=sum(new <= old / 2 for old, new in zip(before, after, strict=True)),
-        splits=len(ends),
-        coverage=statistics.mean(one.coverage for one in ends),
+    halved = sum(new <= old / 2 for old, new in zip(before, after, strict=True))
+    return (
+        f"x {wrong:g}, {_SPLITS} choices of who reports: {statistics.mean(before):.0%} before, "
+        f"{statistics.mean(after):.0%} after ({max(after):.0%} at worst), halved in {halved}, "
+        f"{statistics.mean(one.coverage for one in ends):.0%} inside"
     )
 
 

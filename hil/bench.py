@@ -61,6 +61,11 @@ class RunFailedError(ToolchainError):
         self.log = log
         """What it printed, the end of it."""
 
+    @property
+    def as_log(self) -> str:
+        """How it ended, and what it printed: a file for who looks into it."""
+        return f"{self.what}\n\n{self.log}"
+
 
 def probe(rig: Rig) -> Probe:
     """What it is, and which runtimes work there.

@@ -5,16 +5,15 @@ What contradicts itself (`profiles.consistency`) is refused too.
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-from agent.errors import UsageError
 from agent.identity import ISA_WORDS
 from agent.versions import version_key
-from profiles import Engine, Figure, Fitted, PowerMode, Profile, Scale, Stack
+from profiles import Engine, Fitted, PowerMode, Profile, Scale, Stack
 from profiles.consistency import contradictions
+from profiles.fields import Fields
 from profiles.toml_text import read_toml
 
 ENGINES = ("cpu", "gpu", "npu", "dla")
@@ -23,7 +22,6 @@ PLATFORMS = ("linux", "android", "ios", "windows", "macos")
 STATUS_KEYS = ("compiled", "emulated", "measured")
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-_FIGURES = ("isa", "cores", "memory_bytes", "bandwidth_gb_s")
 _REQUIRED = ("name", "target", "title", "arch", "engines", "status", "match")
 _OPTIONAL = (
     *("platform", "isa", "cores", "memory_bytes", "bandwidth_gb_s", "sm"),
@@ -76,11 +74,8 @@ def read(text: str, origin: str) -> Profile:
     return _Reader(origin).profile(read_toml(text, origin))
 
 
-class _Reader:
-    """One profile being read; keeps its file's name for messages."""
-
-    def __init__(self, origin: str) -> None:
-        self._origin = origin
+class _Reader(Fields):
+    """One profile being read."""
 
     def profile(self, document: dict[str, Any]) -> Profile:
         self._keys(document, _REQUIRED, _KEYS, "")
@@ -276,21 +271,6 @@ class _Reader:
         self._keys(self._table(value, path), _PARTS, _PARTS, path)
         return {key: self._number(value[key], f"{path}.{key}", least=0) for key in _PARTS}
 
-    def _number(self, value: Any, path: str, *, least: float) -> float:
-        if type(value) not in (int, float) or not least <= value < 1e18:
-            raise self._wrong(path, f"a number from {least:g} on", value)
-        return float(value)
-
-    def _natural(self, value: Any, path: str) -> int:
-        if type(value) is not int or value < 1:
-            raise self._wrong(path, "a whole number above 0", value)
-        return int(value)
-
-    def _words(self, value: Any, path: str) -> tuple[str, ...]:
-        if not isinstance(value, list) or not value:
-            raise self._wrong(path, "a list of words", value)
-        return tuple(self._text(word, f"{path}[{index}]") for index, word in enumerate(value))
-
     def _match(self, value: Any) -> dict[str, Any]:
         table = self._table(value, "match")
         if not table:
@@ -335,72 +315,3 @@ class _Reader:
         table = self._texts(value, "status")
         self._keys(table, STATUS_KEYS, STATUS_KEYS, "status")
         return table
-
-    def _figure(self, value: Any, path: str) -> Figure:
-        table = self._table(value, path)
-        self._keys(table, ("value", "source"), ("value", "source"), path)
-        number = table["value"]
-        if (
-            isinstance(number, bool)
-            or not isinstance(number, (int, float))
-            or not 0 < number < 1e18
-        ):
-            raise self._wrong(f"{path}.value", "a number above 0", number)
-        return Figure(value=float(number), source=self._text(table["source"], f"{path}.source"))
-
-    def _count(self, value: Any, path: str) -> int:
-        self._figure(value, path)
-        number = value["value"]
-        if not isinstance(number, int):
-            raise self._wrong(f"{path}.value", "an integer", number)
-        return number
-
-    def _table(self, value: Any, path: str) -> dict[str, Any]:
-        if not isinstance(value, dict):
-            if path in _FIGURES or ".peak." in path:
-                raise self._wrong(
-                    path, 'a value with its source: { value = 8, source = "…" }', value
-                )
-            raise self._wrong(path, "a table", value)
-        return value
-
-    def _texts(self, value: Any, path: str) -> dict[str, str]:
-        table = self._table(value, path)
-        return {key: self._text(entry, f"{path}.{key}") for key, entry in table.items()}
-
-    def _text(self, value: Any, path: str) -> str:
-        if not isinstance(value, str) or not value.strip():
-            raise self._wrong(path, "a string that is not empty", value)
-        return value
-
-    def _keys(
-        self, table: Mapping[str, Any], required: Iterable[str], known: tuple[str, ...], path: str
-    ) -> None:
-        prefix = f"{path}." if path else ""
-        for key in table:
-            self._one_of(key, known, f"{prefix}{key}", noun="key")
-        for key in required:
-            if key not in table:
-                raise self._error(f"{prefix}{key}", "is missing", "It has no default.", "Add it.")
-
-    def _one_of(self, value: Any, known: tuple[str, ...], path: str, *, noun: str = "value") -> str:
-        if isinstance(value, str) and value in known:
-            return value
-        close = difflib.get_close_matches(str(value), known, n=1, cutoff=0.5)
-        raise self._error(
-            path,
-            f"{noun} {value!r} is not known; known are {', '.join(known) or '(none)'}",
-            f"Did you mean {close[0]!r}?" if close else "It is misspelt, or from another version.",
-            "Correct it.",
-        )
-
-    def _wrong(self, path: str, expected: str, value: Any) -> UsageError:
-        return self._error(
-            path,
-            f"should be {expected}, but is {value!r}",
-            "The value has another type or form.",
-            "Correct it.",
-        )
-
-    def _error(self, path: str, what: str, cause: str, remedy: str) -> UsageError:
-        return UsageError(f"{self._origin}: {path} {what}.", cause=cause, remedy=remedy)

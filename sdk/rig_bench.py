@@ -131,7 +131,8 @@ class RigBench:
             NetworkError: the line ended, and the rig is still up.
         """
         left, out = dict(contestants), dict[str, Failure]()
-        while left:
+        found: Mapping[str, Measurement | Failure] = {}
+        while left and not found:
             turns = _Turns(self._say)
             try:
                 with self._recovering() as rig:
@@ -145,13 +146,11 @@ class RigBench:
                 kind, name = FAILED_AS.get(error.outcome), turns.last
                 if kind is None or name not in left:
                     raise
-                (log_folder / log_name(name)).write_text(f"{error.what}\n\n{error.log}")
+                (log_folder / log_name(name)).write_text(error.as_log)
                 out[name] = Failure(name=name, kind=kind, message=error.what)
                 del left[name]
                 self._say(f"{name} is out: the run ended in its turn ({error.outcome})")
-            else:
-                return Contest(found=found, out=out)
-        return Contest(found={}, out=out)
+        return Contest(found=found, out=out)
 
     @contextlib.contextmanager
     def _recovering(self) -> Iterator[Rig]:

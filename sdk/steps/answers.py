@@ -81,7 +81,7 @@ def _answered(
         log = folder / "log.txt"
         if not isinstance(error, RunFailedError):
             return StepFailure(kind="error", message=error.what, log=log, error=error)
-        log.write_text(f"{error.what}\n\n{error.log}")
+        log.write_text(error.as_log)
         runner.logs[recipe.name] = log
         return StepFailure(
             kind=FAILED_AS.get(error.outcome, "error"), message=error.what, log=log, error=error

@@ -273,17 +273,14 @@ def _contest(
     if entry is None:
         folder = runner.cache.work_folder()
         runner.say("start", "measuring " + _told(len(contestants)))
-        started = time.monotonic()
+        started, is_kept = time.monotonic(), True
         folders = {name: _folder(lowering) for name, lowering in contestants.items()}
         if runner.rig is not None:
             there = runner.rig.contest(
                 folders, inputs=inputs, budget=budget, race=race, turn_limit_s=TURN_LIMIT_S,
                 log_folder=folder, workers=runner.workers,
             )  # fmt: skip
-            found = {**there.found, **there.out}
-            if there.out:  # perhaps it was not they: the next build tries again
-                _keep_logs(runner, found, folder)
-                return found
+            found, is_kept = {**there.found, **there.out}, not there.out
         else:
             with runner.workers.quiet():
                 found = contest(
@@ -294,12 +291,15 @@ def _contest(
                     time_limit_s=TURN_LIMIT_S,
                     race=race,
                 )
+        runner.say("done", "measuring", time.monotonic() - started)
+        if not is_kept:  # perhaps it was not they: the next build tries again
+            _keep_logs(runner, found, folder)
+            return found
         record = {
             name: {"failed": isinstance(item, Failure), "found": encode(item)}
             for name, item in found.items()
         }
         entry = runner.commit(key, folder, record)
-        runner.say("done", "measuring", time.monotonic() - started)
     else:
         runner.say("cached", "measuring: the same variants on the same machine")
     kept = {
